@@ -1,0 +1,19 @@
+"""CNNs for MNIST and Fashion-MNIST, trained with PyTorch Lightning."""
+
+from cnn_lightning.classifier import ImageClassifier
+from cnn_lightning.data import MNIST, Digits, FashionMNIST
+from cnn_lightning.nets import MLP, DropoutCNN, LeNetCNN, SigmoidCNN, TwoLayerCNN, WideCNN
+
+__version__ = "0.1.0"
+__all__ = [
+    "MLP",
+    "MNIST",
+    "Digits",
+    "DropoutCNN",
+    "FashionMNIST",
+    "ImageClassifier",
+    "LeNetCNN",
+    "SigmoidCNN",
+    "TwoLayerCNN",
+    "WideCNN",
+]

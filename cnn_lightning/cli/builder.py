@@ -1,0 +1,209 @@
+"""From command-line arguments to network, dataset and trainer."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, LayerTable, ProgressBar, SaveConfig
+from cnn_lightning.classifier import ImageClassifier
+from cnn_lightning.cli import runs
+from cnn_lightning.cli.parser import CLASS_OPTIONS, OneLineParser, check_config_files
+from cnn_lightning.data import ImageDataModule, MNISTOrDigits
+from cnn_lightning.errors import UsageError
+
+# What holds where neither a recipe nor the command line says otherwise.
+DEFAULTS = {
+    "seed_everything": 0,
+    "trainer.max_epochs": 5,
+    "trainer.default_root_dir": "logs",
+    "trainer.log_every_n_steps": 10,
+    "trainer.num_sanity_val_steps": 0,
+    "model.net": {"class_path": "TwoLayerCNN"},
+    "model.optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.005}},
+    "model.lr_schedule": {"class_path": "OneCycle"},
+    "data": {"class_path": "MNISTOrDigits"},
+}
+
+
+class ClassifierCLI(LightningCLI):
+    """Builds ``model``, ``datamodule`` and ``trainer`` from what the user typed.
+
+    Args:
+        args: Command-line arguments.
+        save_config: Callback that saves the settings of a run.
+
+    Attributes:
+        ckpt_path: The checkpoint to start from, None for none.
+
+    Raises:
+        UsageError: A setting is not possible.
+    """
+
+    def __init__(self, args: Sequence[str], save_config: type[SaveConfigCallback] | None = None) -> None:
+        self.ckpt_path: Path | None = None
+        OneLineParser.command_line = args
+        check_config_files(args)
+        try:
+            super().__init__(
+                ImageClassifier,
+                ImageDataModule,
+                subclass_mode_data=True,
+                save_config_callback=save_config,
+                parser_class=OneLineParser,
+                args=args,
+                run=False,
+                auto_configure_optimizers=False,
+            )
+        except (ValueError, MisconfigurationException) as error:
+            # What was being built says best what is wrong with it; jsonargparse wraps some of these errors.
+            raise (error.__context__ if isinstance(error.__context__, UsageError) else UsageError(error)) from error
+
+    def add_arguments_to_parser(self, parser: OneLineParser) -> None:
+        """Set the defaults."""
+        parser.set_defaults(DEFAULTS)
+
+    def parse_arguments(self, parser: OneLineParser, args: Sequence[str]) -> None:
+        """Parse twice: first to learn which classes are chosen, then with their defaults as the defaults.
+
+        Else jsonargparse hands the settings of a default class on to the class that takes its place: SGD would
+        have the weight_decay of AdamW.
+        """
+        chosen = parser.parse_args([arg for arg in args if not arg.startswith("--print_config")])
+        parser.set_defaults(self.defaults_for(chosen))
+        self.config = parser.parse_args(args)
+
+    def defaults_for(self, chosen: Any) -> dict[str, Any]:
+        """The defaults that follow from a first look at the command line."""
+        classes = {option: chosen[option] for option in CLASS_OPTIONS if chosen[option] is not None}
+        return {
+            option: {"class_path": spec.class_path}
+            for option, spec in classes.items()
+            if class_name(spec) != class_name(DEFAULTS[option])
+        }
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the dataset if none was named."""
+        data = self.config.data
+        if class_name(data) != MNISTOrDigits.__name__:
+            return
+        cls, reason = MNISTOrDigits.choose(**data.init_args)
+        data.class_path = f"cnn_lightning.data.{cls.__name__}"
+        if reason and rank_zero_only.rank == 0:
+            print(
+                f"warning: using Digits, the digits that come with scikit-learn, because no dataset was named and "
+                f"{reason}. Choose with --data MNIST, --data FashionMNIST or --data Digits.",
+                file=sys.stderr,
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer; network and dataset are there already."""
+        self._check_agreement()
+        return super().instantiate_trainer(**kwargs)
+
+    def _check_agreement(self) -> None:
+        net, data = self.model.net, self.datamodule
+        for name in ("in_channels", "num_classes", "image_size"):
+            if getattr(net, name) != getattr(data, name):
+                raise UsageError(
+                    f"{name} is {getattr(net, name)} in {type(net).__name__} but {getattr(data, name)} in "
+                    f"{type(data).__name__}: change --model.net.{name}"
+                )
+
+
+class FitCLI(ClassifierCLI):
+    """Builds a new run, or goes on with one.
+
+    Attributes:
+        best: Keeps the best checkpoint; None where checkpoints are switched off.
+        last: Keeps the last checkpoint; None likewise.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.best: BestCheckpoint | None = None
+        self.last: LastCheckpoint | None = None
+        super().__init__(args, save_config=SaveConfig)
+
+    def add_arguments_to_parser(self, parser: OneLineParser) -> None:
+        """Add what only training needs."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            help="Go on from this checkpoint; 'last' is that of the newest run of this network on this dataset.",
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer, with the folder of the run and what is watched and saved."""
+        settings = self.config_init.trainer
+        if settings.logger in (None, True):
+            settings.logger = self._tensorboard(Path(settings.default_root_dir))
+        if settings.enable_checkpointing is not False and not settings.fast_dev_run:
+            self.best, self.last = BestCheckpoint(), LastCheckpoint()
+        self.trainer_defaults["callbacks"] = self._callbacks(settings)
+        return super().instantiate_trainer(**kwargs)
+
+    def _tensorboard(self, root: Path) -> TensorBoardLogger:
+        """Curves in a new folder, or in that of the run that goes on."""
+        folder = root / f"{class_name(self.config.model.net)}-{class_name(self.config.data)}"
+        resumed = {}
+        if self.config.ckpt_path is not None:
+            self.ckpt_path = Path(self.config.ckpt_path)
+            if self.config.ckpt_path == "last":
+                self.ckpt_path = runs.last_checkpoint(folder)
+            checkpoint = runs.read_checkpoint(self.ckpt_path)
+            runs.check_fits(checkpoint, self.ckpt_path, self.model)
+            if run := runs.run_of(self.ckpt_path):
+                folder = run.parent
+                # Hides what the interrupted run drew after the checkpoint.
+                resumed = {"version": run.name, "purge_step": checkpoint["global_step"]}
+        return TensorBoardLogger(folder.parent, folder.name, default_hp_metric=False, **resumed)
+
+    def _callbacks(self, settings: Any) -> list[Callback]:
+        callbacks = [callback for callback in (self.best, self.last) if callback]
+        if settings.enable_model_summary is not False:
+            callbacks.append(LayerTable())
+        if settings.enable_progress_bar is not False and not any(
+            isinstance(callback, AnyProgressBar) for callback in settings.callbacks or []
+        ):
+            callbacks.append(ProgressBar())
+        if settings.logger is not False and not settings.fast_dev_run:
+            callbacks.append(LearningRateMonitor())
+        return callbacks
+
+
+class EvaluateCLI(ClassifierCLI):
+    """Builds network and dataset as a checkpoint describes them; the command line may change them."""
+
+    def add_arguments_to_parser(self, parser: OneLineParser) -> None:
+        """Add what only evaluation needs."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "ckpt", nargs="?", type=str, help="The checkpoint; without it, the best checkpoint of the newest run."
+        )
+
+    def defaults_for(self, chosen: Any) -> dict[str, Any]:
+        """The network and the dataset of the checkpoint."""
+        root = Path(chosen.trainer.default_root_dir)
+        self.ckpt_path = Path(chosen.ckpt) if chosen.ckpt else runs.newest_best_checkpoint(root)
+        self.checkpoint = runs.read_checkpoint(self.ckpt_path)
+        return super().defaults_for(chosen) | runs.settings_in(self.checkpoint, self.ckpt_path)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make a trainer that writes nothing."""
+        runs.check_fits(self.checkpoint, self.ckpt_path, self.model)
+        self.trainer_defaults["callbacks"] = [ProgressBar()]
+        return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
+
+
+def class_name(spec: Any) -> str:
+    """The name of the class in a configuration {class_path, init_args}."""
+    return spec["class_path"].rpartition(".")[2]

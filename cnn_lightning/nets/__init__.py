@@ -1,0 +1,14 @@
+"""The networks: plain PyTorch, one per file, all under the contract of ``ConvNet``.
+
+Configurations and checkpoints name them by this package (``cnn_lightning.nets.LeNetCNN``), so files may move.
+"""
+
+from cnn_lightning.nets.base import ConvNet
+from cnn_lightning.nets.dropout_cnn import DropoutCNN
+from cnn_lightning.nets.lenet_cnn import LeNetCNN
+from cnn_lightning.nets.mlp import MLP
+from cnn_lightning.nets.sigmoid_cnn import SigmoidCNN
+from cnn_lightning.nets.two_layer_cnn import TwoLayerCNN
+from cnn_lightning.nets.wide_cnn import WideCNN
+
+__all__ = ["MLP", "ConvNet", "DropoutCNN", "LeNetCNN", "SigmoidCNN", "TwoLayerCNN", "WideCNN"]

@@ -1,0 +1,87 @@
+"""The contract that every network keeps, and the formula for the size of its feature maps."""
+
+import inspect
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module, ABC):
+    """A network for square images: layers that find features, then a head that scores the classes.
+
+    Subclasses build ``features`` and ``head`` in ``__init__``; with them the network is complete.
+
+    Args:
+        in_channels: Channels of an image, 1 for grey.
+        num_classes: Number of classes, and so of scores.
+        image_size: Side of an image in pixels.
+
+    Attributes:
+        features: (B, in_channels, image_size, image_size) -> (B, channels, side, side)
+        head: (B, channels * side * side) -> (B, num_classes)
+        init_args: The arguments that the network was built with, so that a checkpoint can build it again.
+    """
+
+    features: nn.Module
+    head: nn.Module
+    init_args: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "ConvNet":  # noqa: D102
+        net = super().__new__(cls)
+        arguments = inspect.signature(cls.__init__).bind_partial(net, *args, **kwargs).arguments
+        net.__dict__["init_args"] = {name: value for name, value in arguments.items() if value is not net}
+        return net
+
+    @abstractmethod
+    def __init__(self, in_channels: int, num_classes: int, image_size: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.image_size = image_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score every class for every image.
+
+        Args:
+            images: (B, in_channels, image_size, image_size) float, normalised as in training.
+
+        Returns:
+            (B, num_classes) float: one score per class, the highest for the predicted one. Cross-entropy and
+            softmax take them as they are.
+        """
+        return self.head(self.features(images).flatten(1))
+
+
+def side_after(layers: nn.Module, image_size: int) -> int:
+    """Side of the feature maps when an image has gone through all convolutions and poolings of ``layers``.
+
+    Each of them turns a side of I pixels into ``O = (I - K + 2P) / S + 1``, rounded down, with kernel K,
+    padding P and stride S (articles 001 and 004).
+
+    Args:
+        layers: Layers in the order in which an image passes them.
+        image_size: Side of the image in pixels.
+
+    Returns:
+        Side of the feature maps in pixels, at least 1.
+
+    Raises:
+        ValueError: The image shrinks to nothing on its way.
+    """
+    side = image_size
+    for layer in layers.modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            kernel, padding, stride = (_side(size) for size in (layer.kernel_size, layer.padding, layer.stride))
+            side = (side - kernel + 2 * padding) // stride + 1
+            if side < 1:
+                raise ValueError(
+                    f"an image of {image_size}×{image_size} pixels shrinks to nothing in {layer}: "
+                    "choose a larger --model.net.image_size"
+                )
+    return side
+
+
+def _side(size: int | tuple[int, int]) -> int:
+    """Convolutions keep their sizes as pairs, poolings as given."""
+    return size[0] if isinstance(size, tuple) else size

@@ -1,0 +1,53 @@
+"""The network of article 003."""
+
+from torch import nn
+
+from cnn_lightning.nets.base import ConvNet, side_after
+
+
+class LeNetCNN(ConvNet):
+    """A network in the style of LeNet-5: two convolutions and three linear layers.
+
+    For article 003, a MNIST tutorial whose text names only the kinds of layers (Conv2d, ReLU); their order is that
+    of LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition"), with ReLU and
+    max-pooling instead of tanh and subsampling.
+
+    ==============  ============
+    layer           output
+    ==============  ============
+    image           1 × 28 × 28
+    conv 5×5, ReLU  6 × 24 × 24
+    max-pool 2      6 × 12 × 12
+    conv 5×5, ReLU  12 × 8 × 8
+    max-pool 2      12 × 4 × 4
+    flatten         192
+    linear, ReLU    120
+    linear, ReLU    60
+    linear          10
+    ==============  ============
+
+    32,998 weights.
+
+    Args:
+        in_channels: Channels of an image, 1 for grey.
+        num_classes: Number of classes.
+        image_size: Side of an image in pixels, at least 16.
+    """
+
+    def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
+        super().__init__(in_channels, num_classes, image_size)
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 6, kernel_size=5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 12, kernel_size=5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        self.head = nn.Sequential(
+            nn.Linear(12 * side_after(self.features, image_size) ** 2, 120),
+            nn.ReLU(),
+            nn.Linear(120, 60),
+            nn.ReLU(),
+            nn.Linear(60, num_classes),
+        )

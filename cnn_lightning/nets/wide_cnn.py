@@ -1,0 +1,51 @@
+"""The network of article 001."""
+
+from torch import nn
+
+from cnn_lightning.nets.base import ConvNet, side_after
+
+
+class WideCNN(ConvNet):
+    """Two wide convolutions and a hidden layer of 1,000, with dropout between them.
+
+    From article 001, "Implementing Convolutional Neural Network (CNN) using Python" (Another Techs). There is no
+    activation between the two linear layers, so together they are one linear map of rank at most 10.
+
+    ====================  ============
+    layer                 output
+    ====================  ============
+    image                 1 × 28 × 28
+    conv 5×5 pad 2, ReLU  32 × 28 × 28
+    max-pool 2            32 × 14 × 14
+    conv 5×5 pad 2, ReLU  64 × 14 × 14
+    max-pool 2            64 × 7 × 7
+    flatten               3,136
+    dropout 0.5           3,136
+    linear                1,000
+    linear                10
+    ====================  ============
+
+    3,199,106 weights.
+
+    Args:
+        in_channels: Channels of an image, 1 for grey.
+        num_classes: Number of classes.
+        image_size: Side of an image in pixels, at least 4.
+        width: Feature maps of the first convolution; the second has twice as many.
+    """
+
+    def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28, width: int = 32) -> None:
+        super().__init__(in_channels, num_classes, image_size)
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, width, kernel_size=5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, kernel_size=5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        self.head = nn.Sequential(
+            nn.Dropout(0.5),
+            nn.Linear(2 * width * side_after(self.features, image_size) ** 2, 1000),
+            nn.Linear(1000, num_classes),
+        )

@@ -93,15 +93,21 @@ class ImageClassifier(LightningModule):
         """Make the optimizer, and the schedule over all steps of the run.
 
         Raises:
-            UsageError: There is a schedule, but nothing that ends the run.
+            UsageError: One of their settings is not possible, or the schedule has no end because the run has none.
         """
-        optimizer = self.optimizer(self.net.parameters())
+        try:
+            optimizer = self.optimizer(self.net.parameters())
+        except ValueError as error:
+            raise UsageError(f"{error}: change --model.optimizer") from error
         if self.lr_schedule is None:
             return {"optimizer": optimizer}
         total_steps = self.trainer.estimated_stepping_batches
         if total_steps == float("inf"):
             raise UsageError("a learning-rate schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
-        schedule = self.lr_schedule(optimizer, total_steps)
+        try:
+            schedule = self.lr_schedule(optimizer, total_steps)
+        except ValueError as error:
+            raise UsageError(f"{error}: change --model.lr_schedule") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _step(self, batch: tuple[Tensor, Tensor], metrics: nn.ModuleDict) -> Tensor:
@@ -134,7 +140,7 @@ class ImageClassifier(LightningModule):
 
 
 def _loss_and_accuracy(num_classes: int) -> nn.ModuleDict:
-    # "disable": a loss that is not a number must show, not be left out of the mean.
-    return nn.ModuleDict(
-        {"loss": MeanMetric(nan_strategy="disable"), "acc": MulticlassAccuracy(num_classes, average="micro")}
-    )
+    # NaN stands for NaN: a loss that is not a number must show, not be left out of the mean. (What torchmetrics 1.9
+    # calls "disable" ignores the weights.)
+    loss = MeanMetric(nan_strategy=float("nan"))
+    return nn.ModuleDict({"loss": loss, "acc": MulticlassAccuracy(num_classes, average="micro")})

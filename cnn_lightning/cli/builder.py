@@ -187,13 +187,13 @@ class EvaluateCLI(ClassifierCLI):
         """Add what only evaluation needs."""
         super().add_arguments_to_parser(parser)
         parser.add_argument(
-            "ckpt", nargs="?", type=str, help="The checkpoint; without it, the best checkpoint of the newest run."
+            "ckpt_path", nargs="?", help="The checkpoint; without it, the best checkpoint of the newest run."
         )
 
     def defaults_for(self, chosen: Any) -> dict[str, Any]:
         """The network and the dataset of the checkpoint."""
         root = Path(chosen.trainer.default_root_dir)
-        self.ckpt_path = Path(chosen.ckpt) if chosen.ckpt else runs.newest_best_checkpoint(root)
+        self.ckpt_path = Path(chosen.ckpt_path) if chosen.ckpt_path else runs.newest_best_checkpoint(root)
         self.checkpoint = runs.read_checkpoint(self.ckpt_path)
         return super().defaults_for(chosen) | runs.settings_in(self.checkpoint, self.ckpt_path)
 

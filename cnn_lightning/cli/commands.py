@@ -47,6 +47,7 @@ def fit(args: Sequence[str] | None = None) -> None:
     cli = FitCLI(args)
     model, data, trainer = cli.model, cli.datamodule, cli.trainer
     _prepare(cli, "fit")
+    _make_folder(Path(trainer.default_root_dir))
     say(
         f"Training {type(model.net).__name__} on {type(data).__name__}: {data.size('train'):,} training and "
         f"{data.size('val'):,} validation images, seed {cli.config.seed_everything}, device {_device(trainer)}"
@@ -83,6 +84,13 @@ def _prepare(cli: ClassifierCLI, stage: str) -> None:
     if rank_zero_only.rank == 0:
         cli.datamodule.prepare_data()
     cli.datamodule.setup(stage)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder} ({error.strerror}): change --trainer.default_root_dir") from error
 
 
 def _test(cli: ClassifierCLI, checkpoint: Path | None) -> None:

@@ -1,7 +1,4 @@
-"""The networks: plain PyTorch, one per file, all under the contract of ``ConvNet``.
-
-Configurations and checkpoints name them by this package (``cnn_lightning.nets.LeNetCNN``), so files may move.
-"""
+"""The networks: plain PyTorch, one per file, all under the contract of ``ConvNet``."""
 
 from cnn_lightning.nets.base import ConvNet
 from cnn_lightning.nets.dropout_cnn import DropoutCNN

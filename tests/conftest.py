@@ -1,0 +1,112 @@
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items):
+    """Real data is measured only where CNN_LIGHTNING_DATA says it is."""
+    import os
+
+    if not os.environ.get("CNN_LIGHTNING_DATA"):
+        skip = pytest.mark.skip(reason="needs MNIST and Fashion-MNIST in CNN_LIGHTNING_DATA")
+        for item in items:
+            if "real_data" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_repository():
+    """A test that leaves files in the repository has written to a place it did not choose."""
+    before = {path for path in REPOSITORY.rglob("*") if _is_source(path)}
+    yield
+    assert {path for path in REPOSITORY.rglob("*") if _is_source(path)} == before
+
+
+def _is_source(path: Path) -> bool:
+    return not any(part.startswith((".", "__pycache__")) for part in path.relative_to(REPOSITORY).parts)
+
+
+@pytest.fixture(autouse=True)
+def sandbox(tmp_path, monkeypatch, request):
+    """Every test in a folder of its own, without network, without pytest's arguments."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    if "real_data" not in request.keywords:
+        monkeypatch.delenv("CNN_LIGHTNING_DATA", raising=False)
+
+    def refuse(*args, **kwargs):
+        raise socket.gaierror("no network in tests")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory):
+    """MNIST and FashionMNIST with 400 training and 100 test images, in the files that torchvision reads."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("MNIST", "FashionMNIST"):
+        write_idx(root / name / "raw", train=400, test=100)
+    return root
+
+
+def write_idx(folder: Path, train: int, test: int) -> None:
+    """Write a dataset in MNIST's format: class k is a bright bar in row 2k + 4, in noise."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for part, count in (("train", train), ("t10k", test)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        images = generator.integers(0, 60, (count, 28, 28), dtype=np.uint8)
+        images[np.arange(count), 2 * labels + 4, 4:24] = 255
+        header = struct.pack(">IIII", 0x803, count, 28, 28)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        header = struct.pack(">II", 0x801, count)
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+
+
+@pytest.fixture
+def train(tiny_root, capsys):
+    """Call ``fit`` on tiny MNIST for an epoch, without a bar; returns the folder of the run."""
+
+    def call(*args: str) -> Path:
+        from cnn_lightning.cli import fit
+
+        settings = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=1"]
+        data = [] if any(arg.startswith(("--data", "--config", "--ckpt_path")) for arg in args) else ["--data=MNIST"]
+        fit([*settings, *data, f"--data.root={tiny_root}", *args])
+        call.output = capsys.readouterr().out
+        return Path(next(line for line in call.output.splitlines() if line.startswith("run ")).split()[1])
+
+    return call
+
+
+@pytest.fixture
+def in_new_process(tmp_path):
+    """Run Python code in a fresh interpreter and return what it printed."""
+
+    def call(code: str) -> str:
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Read the curves of a run back: tag -> [(step, value), ...]."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture
+def images():
+    return torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))

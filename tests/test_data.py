@@ -1,0 +1,285 @@
+import json
+import os
+import shutil
+from http.client import IncompleteRead
+from urllib.error import URLError
+
+import pytest
+import torch
+from torchvision import datasets
+from torchvision.transforms.functional import normalize, to_tensor
+
+from cnn_lightning.data import MNIST, Digits, FashionMNIST, MNISTOrDigits
+from cnn_lightning.data.loader import EpochSampler, TensorLoader
+from cnn_lightning.errors import UsageError
+
+
+def fitted(module):
+    module.setup("fit")
+    return module
+
+
+def rows(images):
+    """Images as hashable rows, to compare sets of them."""
+    return {bytes(image.numpy()) for image in images}
+
+
+class TestSplit:
+    def test_parts_are_disjoint_and_complete(self, tiny_root):
+        module = fitted(MNIST(tiny_root, val_size=50))
+        everything, _ = module.read(train=True)
+        train, val = (rows(module._parts[part][0]) for part in ("train", "val"))
+        assert (len(train), len(val)) == (350, 50)
+        assert not train & val
+        assert train | val == rows(everything)
+
+    @pytest.mark.parametrize("val_size", [40, 0.1])
+    def test_takes_a_count_or_a_fraction(self, tiny_root, val_size):
+        module = fitted(MNIST(tiny_root, val_size=val_size))
+        assert (module.size("train"), module.size("val")) == (360, 40)
+
+    def test_is_stratified(self, tiny_root):
+        module = fitted(MNIST(tiny_root, val_size=70))
+        assert module._parts["val"][1].bincount().tolist() == [7] * 10
+
+    def test_is_the_same_in_every_stage_and_process(self, tiny_root, in_new_process):
+        fit, validate = MNIST(tiny_root), MNIST(tiny_root)
+        torch.manual_seed(1)
+        fit.setup("fit")
+        torch.manual_seed(2)
+        validate.setup("validate")
+        assert torch.equal(fit._parts["val"][0], validate._parts["val"][0])
+        printed = in_new_process(
+            f"from cnn_lightning import MNIST; module = MNIST({str(tiny_root)!r}); module.setup('fit')\n"
+            "print(module._parts['val'][0].sum((1, 2, 3)).tolist())"
+        )
+        assert json.loads(printed) == fit._parts["val"][0].sum((1, 2, 3)).tolist()
+
+    def test_follows_its_own_seed(self, tiny_root):
+        first, second = (fitted(MNIST(tiny_root, split_seed=seed)) for seed in (0, 1))
+        assert rows(first._parts["val"][0]) != rows(second._parts["val"][0])
+
+    @pytest.mark.parametrize("val_size", [0, 9, 391, 400, 5000, 0.0, 0.99, 1.0, -1])
+    def test_refuses_what_leaves_too_few(self, tiny_root, val_size):
+        with pytest.raises(UsageError, match=rf"val_size is {val_size}, expected .* of the 400 .* --data.val_size"):
+            MNIST(tiny_root, val_size=val_size).setup("fit")
+
+    def test_training_never_reads_the_test_images(self, tiny_root, monkeypatch):
+        module = MNIST(tiny_root)
+        asked = []
+        read = module.read
+        monkeypatch.setattr(module, "read", lambda train: asked.append(train) or read(train))
+        for stage in ("fit", "validate", "fit"):
+            module.setup(stage)
+        assert asked == [True]
+        module.setup("test")
+        module.setup("test")
+        assert asked == [True, False]
+
+    def test_digits_keep_their_test_images_whatever_the_seed(self):
+        torch.manual_seed(3)
+        first, second = Digits(split_seed=0), Digits(split_seed=9)
+        assert torch.equal(first.read(train=False)[0], second.read(train=False)[0])
+        train, test = rows(first.read(train=True)[0]), rows(first.read(train=False)[0])
+        assert (len(first.read(train=True)[1]), len(first.read(train=False)[1])) == (1437, 360)
+        assert not train & test
+
+
+class TestLoaders:
+    def test_every_training_image_once_an_epoch_and_shuffled_anew(self, tiny_root):
+        loader = fitted(MNIST(tiny_root, batch_size=32)).train_dataloader()
+        epochs = []
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            epochs.append(torch.cat([images for images, _ in loader]))
+        assert rows(epochs[0]) == rows(epochs[1])
+        assert len(rows(epochs[0])) == 360
+        assert not torch.equal(epochs[0], epochs[1])
+
+    def test_order_follows_seed_and_epoch_alone(self):
+        orders = {}
+        for seed in range(3):
+            for epoch in range(3):
+                sampler = EpochSampler(50, seed)
+                sampler.set_epoch(epoch)
+                orders[seed, epoch] = sampler.order()
+                assert torch.equal(sampler.order(), orders[seed, epoch])
+        assert len({tuple(order.tolist()) for order in orders.values()}) == 9
+
+    def test_order_follows_the_global_seed(self, tiny_root):
+        module = fitted(MNIST(tiny_root))
+        firsts = []
+        for seed in (0, 1, 0):
+            torch.manual_seed(seed)
+            torch.rand(3)
+            firsts.append(next(iter(module.train_dataloader()))[1])
+        assert torch.equal(firsts[0], firsts[2])
+        assert not torch.equal(firsts[0], firsts[1])
+
+    @pytest.mark.parametrize("stage", ["val", "test"])
+    def test_validation_and_test_keep_order_and_last_batch(self, tiny_root, stage):
+        module = fitted(MNIST(tiny_root, batch_size=32, drop_last=True))
+        module.setup("test")
+        loader = getattr(module, f"{stage}_dataloader")()
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        images, labels = module._parts[stage]
+        assert torch.equal(torch.cat([batch[1] for batch in batches]), labels)
+        torch.testing.assert_close(torch.cat([batch[0] for batch in batches]), module.normalize(images))
+
+    @pytest.mark.parametrize(("drop_last", "sizes"), [(False, [100, 100, 100, 60]), (True, [100, 100, 100])])
+    def test_drop_last(self, tiny_root, drop_last, sizes):
+        loader = fitted(MNIST(tiny_root, batch_size=100, drop_last=drop_last)).train_dataloader()
+        assert [len(labels) for _, labels in loader] == sizes
+        assert len(loader) == len(sizes)
+
+    @pytest.mark.parametrize("settings", [{}, {"mean": 0.0, "std": 1.0}, {"mean": 0.5, "std": 0.5}])
+    def test_pixels_are_those_of_torchvision(self, tiny_root, settings):
+        module = fitted(FashionMNIST(tiny_root, batch_size=40, **settings))
+        batch, labels = next(iter(module.val_dataloader()))
+        mean, std = settings.get("mean", 0.2860), settings.get("std", 0.3530)
+        pixels = [to_tensor(image[0].numpy()) for image in module._parts["val"][0]]
+        expected = torch.stack([normalize(image, [mean], [std]) for image in pixels])
+        torch.testing.assert_close(batch, expected)
+        assert (batch.dtype, labels.dtype) == (torch.float32, torch.int64)
+
+    @pytest.mark.parametrize("size", [60, 61, 62, 63])
+    def test_processes_share_the_images(self, size):
+        images, labels = torch.zeros(size, 1, 1, 1, dtype=torch.uint8), torch.arange(size)
+
+        def parts(world_size, batch_size, **settings):
+            loaders = (
+                TensorLoader(images, labels, batch_size, lambda x: x, rank=rank, world_size=world_size, **settings)
+                for rank in range(world_size)
+            )
+            return [[batch for _, batch in loader] for loader in loaders]
+
+        tested = torch.cat([batch for part in parts(4, 5) for batch in part])
+        assert sorted(tested.tolist()) == list(range(size))
+
+        trained = parts(4, 5, shuffle_seed=7)
+        assert {len(part) for part in trained} == {len(trained[0])}, "a process would wait for ever"
+        seen = torch.cat([batch for part in trained for batch in part]).tolist()
+        assert len(set(seen)) == len(seen) > size - 4
+        (alone,) = parts(1, 20, shuffle_seed=7)
+        for together, batch in zip(zip(*trained, strict=True), alone, strict=False):
+            assert set(torch.cat(together).tolist()) <= set(batch.tolist())
+
+
+class TestFiles:
+    def test_missing_files_are_named_with_their_folder(self, tmp_path):
+        with pytest.raises(UsageError) as error:
+            MNIST(tmp_path / "data").prepare_data()
+        message = str(error.value)
+        assert "no network in tests" in message
+        assert str(tmp_path / "data/MNIST/raw") in message
+        for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+            assert name in message
+        assert "\n" not in message
+
+    def test_only_what_is_missing_is_named(self, tiny_copy):
+        (tiny_copy / "FashionMNIST/raw/t10k-labels-idx1-ubyte").unlink()
+        with pytest.raises(UsageError, match=r"FashionMNIST .* put t10k-labels-idx1-ubyte into"):
+            FashionMNIST(tiny_copy, download=False).prepare_data()
+
+    def test_nothing_is_downloaded_when_all_is_there(self, tiny_root, monkeypatch):
+        monkeypatch.setattr(datasets.MNIST, "download", lambda self: pytest.fail("downloads"))
+        MNIST(tiny_root).prepare_data()
+
+    def test_nothing_is_downloaded_when_forbidden(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(datasets.MNIST, "download", lambda self: pytest.fail("downloads"))
+        with pytest.raises(UsageError, match="--data.download is false"):
+            MNIST(tmp_path, download=False).prepare_data()
+
+    @pytest.mark.parametrize(
+        "fault", [URLError("refused"), TimeoutError("timed out"), IncompleteRead(b""), RuntimeError("not the file")]
+    )
+    def test_download_that_fails_is_an_error_of_one_line(self, tmp_path, monkeypatch, fault):
+        def fail(*args, **kwargs):
+            raise fault
+
+        monkeypatch.setattr(datasets.MNIST, "download", fail)
+        with pytest.raises(UsageError, match=r"^MNIST is not on disk and was not downloaded \(.+\): put train.*$"):
+            MNIST(tmp_path).prepare_data()
+
+    def test_folder_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(UsageError, match=r"cannot write to .*file.*--data.root"):
+            MNIST(tmp_path / "file" / "data").prepare_data()
+
+    @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
+    @pytest.mark.parametrize("size", [0, 3, 9, 200, -1])
+    def test_truncated_file_is_named(self, tiny_copy, name, size):
+        path = tiny_copy / "MNIST/raw" / name
+        os.truncate(path, size if size >= 0 else path.stat().st_size - 1)
+        with pytest.raises(UsageError, match=rf"{name} is damaged \([\d,]+ bytes\): remove it"):
+            MNIST(tiny_copy).setup("fit")
+
+    def test_as_many_labels_as_images(self, tiny_copy):
+        raw = tiny_copy / "MNIST/raw"
+        (raw / "train-labels-idx1-ubyte").write_bytes((raw / "t10k-labels-idx1-ubyte").read_bytes())
+        with pytest.raises(UsageError, match="400 train images but 100 labels"):
+            MNIST(tiny_copy).setup("fit")
+
+    def test_root_comes_from_the_variable(self, tiny_root, tmp_path, monkeypatch):
+        assert str(MNIST().root) == "data"
+        monkeypatch.setenv("CNN_LIGHTNING_DATA", str(tiny_root))
+        assert MNIST().root == tiny_root
+        assert MNIST(str(tmp_path)).root == tmp_path
+
+
+class TestNoneNamed:
+    def test_mnist_where_it_is(self, tiny_root):
+        assert MNISTOrDigits.choose(root=str(tiny_root)) == (MNIST, "")
+
+    def test_digits_where_it_cannot_be_had_with_the_reason(self, tmp_path):
+        chosen, reason = MNISTOrDigits.choose(root=str(tmp_path))
+        assert chosen is Digits
+        assert "no network in tests" in reason
+
+    def test_wrong_settings_are_not_a_reason(self):
+        with pytest.raises(UsageError, match="batch_size is 0"):
+            MNISTOrDigits.choose(batch_size=0)
+
+
+@pytest.fixture
+def tiny_copy(tiny_root, tmp_path):
+    return shutil.copytree(tiny_root, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"batch_size": -5}, {"std": 0.0}])
+def test_impossible_settings(settings):
+    (name,) = settings
+    with pytest.raises(UsageError, match=rf"{name} is .*, expected .*--data.{name}"):
+        Digits(**settings)
+
+
+def test_class_names_are_in_the_order_of_torchvision():
+    assert list(FashionMNIST.class_names) == datasets.FashionMNIST.classes
+    assert [name.split(" - ")[0] for name in datasets.MNIST.classes] == list(MNIST.class_names)
+
+
+def test_mean_and_std_of_digits():
+    check_mean_and_std(Digits())
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("module", [MNIST, FashionMNIST])
+def test_mean_and_std_of_real_data(module):
+    check_mean_and_std(module())
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("module", [MNIST, FashionMNIST])
+def test_split_of_real_data(module):
+    module = fitted(module())
+    module.setup("test")
+    assert [module.size(part) for part in ("train", "val", "test")] == [54_000, 6_000, 10_000]
+    share = module._parts["val"][1].bincount() / module.read(train=True)[1].bincount()
+    assert ((share - 0.1).abs() < 0.001).all()
+
+
+def check_mean_and_std(module):
+    pixels = module.read(train=True)[0].double() / 255
+    assert pixels.mean().item() == pytest.approx(module.MEAN, abs=5e-5)
+    assert pixels.std(correction=0).item() == pytest.approx(module.STD, abs=5e-5)

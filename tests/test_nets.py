@@ -1,0 +1,146 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cnn_lightning import nets
+from cnn_lightning.nets.base import ConvNet, side_after
+
+NETS = sorted(
+    (net for net in vars(nets).values() if isinstance(net, type) and net is not ConvNet), key=lambda net: net.__name__
+)
+WEIGHTS = {
+    "DropoutCNN": 1_379_557,
+    "LeNetCNN": 32_998,
+    "MLP": 101_770,
+    "SigmoidCNN": 11_252,
+    "TwoLayerCNN": 28_938,
+    "WideCNN": 3_199_106,
+}
+
+
+def conv(w, name, x, padding=0):
+    return F.conv2d(x, w[f"features.{name}.weight"], w[f"features.{name}.bias"], padding=padding)
+
+
+def linear(w, name, x):
+    return F.linear(x, w[f"head.{name}.weight"], w[f"head.{name}.bias"])
+
+
+# The articles' forward passes in a few lines of functional PyTorch, in evaluation, where dropout does nothing.
+def sigmoid_cnn(w, x):
+    x = F.max_pool2d(conv(w, 0, x), 2)
+    x = F.max_pool2d(conv(w, 2, x), 2)
+    return linear(w, 2, linear(w, 0, x.reshape(-1, 160)).relu()).sigmoid()
+
+
+def wide_cnn(w, x):
+    x = F.max_pool2d(conv(w, 0, x, padding=2).relu(), 2)
+    x = F.max_pool2d(conv(w, 3, x, padding=2).relu(), 2)
+    return linear(w, 2, linear(w, 1, x.reshape(-1, 3136)))
+
+
+def dropout_cnn(w, x):
+    x = F.max_pool2d(conv(w, 0, x, padding=1).relu(), 2)
+    x = F.max_pool2d(conv(w, 4, x, padding=1).relu(), 2)
+    x = F.max_pool2d(conv(w, 8, x, padding=1).relu(), 2, padding=1)
+    return linear(w, 3, linear(w, 0, x.reshape(-1, 2048)).relu())
+
+
+def le_net_cnn(w, x):
+    x = F.max_pool2d(conv(w, 0, x).relu(), 2)
+    x = F.max_pool2d(conv(w, 3, x).relu(), 2)
+    return linear(w, 4, linear(w, 2, linear(w, 0, x.reshape(-1, 192)).relu()).relu())
+
+
+def two_layer_cnn(w, x):
+    x = F.max_pool2d(conv(w, 0, x, padding=2).relu(), 2)
+    x = F.max_pool2d(conv(w, 3, x, padding=2).relu(), 2)
+    return linear(w, 0, x.reshape(-1, 1568))
+
+
+def mlp(w, x):
+    return linear(w, 2, linear(w, 0, x.reshape(-1, 784)).relu())
+
+
+FORWARD = {
+    "DropoutCNN": dropout_cnn,
+    "LeNetCNN": le_net_cnn,
+    "MLP": mlp,
+    "SigmoidCNN": sigmoid_cnn,
+    "TwoLayerCNN": two_layer_cnn,
+    "WideCNN": wide_cnn,
+}
+
+
+@pytest.mark.parametrize("net", NETS)
+class TestEveryNetwork:
+    def test_has_the_number_of_weights_that_its_docstring_says(self, net):
+        weights = sum(parameter.numel() for parameter in net().parameters())
+        assert weights == WEIGHTS[net.__name__]
+        assert f"{weights:,} weights" in net.__doc__
+
+    def test_scores_are_those_of_the_article(self, net, images):
+        torch.manual_seed(0)
+        network = net().eval()
+        torch.testing.assert_close(network(images), FORWARD[net.__name__](network.state_dict(), images))
+
+    def test_takes_other_channels_classes_and_sizes(self, net):
+        network = net(in_channels=2, num_classes=7, image_size=33)
+        assert network(torch.rand(3, 2, 33, 33)).shape == (3, 7)
+        assert (network.in_channels, network.num_classes, network.image_size) == (2, 7, 33)
+
+    def test_every_weight_gets_a_gradient(self, net, images):
+        network = net()
+        F.cross_entropy(network(images), torch.arange(6)).backward()
+        assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+
+    def test_scores_one_image_as_in_a_batch(self, net, images):
+        network = net().eval()
+        torch.testing.assert_close(network(images[:1]), network(images)[:1])
+
+    def test_remembers_its_arguments(self, net):
+        assert net(1, num_classes=7).init_args == {"in_channels": 1, "num_classes": 7}
+
+
+@pytest.mark.parametrize("net", [net for net in NETS if net is not nets.MLP])
+def test_refuses_images_that_shrink_to_nothing(net):
+    with pytest.raises(ValueError, match=r"image of 3×3 pixels shrinks to nothing in .*--model.net.image_size"):
+        net(image_size=3)
+
+
+@pytest.mark.parametrize("net", [net for net in NETS if net is not nets.MLP])
+def test_formula_gives_the_side_that_the_layers_give(net):
+    features = net().features.eval()
+    for size in range(16, 34):
+        assert side_after(features, size) == features(torch.zeros(1, 1, size, size)).shape[-1]
+
+
+def test_formula_against_numbers_of_the_articles():
+    sides = {nets.SigmoidCNN: 4, nets.WideCNN: 7, nets.DropoutCNN: 4, nets.LeNetCNN: 4, nets.TwoLayerCNN: 7}
+    assert {net: side_after(net().features, 28) for net in sides} == sides
+
+
+def test_two_layer_cnn_with_batch_norm_normalises_every_batch(images):
+    network = nets.TwoLayerCNN(batch_norm=True)
+    scores = network(images)
+    torch.testing.assert_close(scores.mean(0), torch.zeros(10), atol=1e-5, rtol=0)
+    kinds = [type(layer).__name__ for layer in network.modules()]
+    assert (kinds.count("BatchNorm2d"), kinds.count("BatchNorm1d")) == (2, 1)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 29_054
+
+
+@pytest.mark.parametrize(("kernel_size", "weights"), [(3, 20_490), (7, 41_610)])
+def test_two_layer_cnn_takes_other_kernels(kernel_size, weights, images):
+    network = nets.TwoLayerCNN(kernel_size=kernel_size)
+    assert sum(parameter.numel() for parameter in network.parameters()) == weights
+    assert network(images).shape == (6, 10)
+
+
+def test_two_layer_cnn_refuses_kernels_without_a_middle():
+    with pytest.raises(ValueError, match=r"kernel_size is 4.*--model.net.kernel_size"):
+        nets.TwoLayerCNN(kernel_size=4)
+
+
+def test_contract_is_abstract():
+    with pytest.raises(TypeError, match="abstract"):
+        ConvNet(1, 10, 28)

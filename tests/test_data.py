@@ -188,7 +188,7 @@ class TestFiles:
 
     def test_nothing_is_downloaded_when_forbidden(self, tmp_path, monkeypatch):
         monkeypatch.setattr(datasets.MNIST, "download", lambda self: pytest.fail("downloads"))
-        with pytest.raises(UsageError, match="--data.download is false"):
+        with pytest.raises(UsageError, match=r"--data.download is false"):
             MNIST(tmp_path, download=False).prepare_data()
 
     @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import conv2d, cross_entropy, max_pool2d
+from torch.nn.functional import linear as functional_linear
 
 from cnn_lightning import nets
 from cnn_lightning.nets.base import ConvNet, side_after
@@ -19,42 +20,42 @@ WEIGHTS = {
 
 
 def conv(w, name, x, padding=0):
-    return F.conv2d(x, w[f"features.{name}.weight"], w[f"features.{name}.bias"], padding=padding)
+    return conv2d(x, w[f"features.{name}.weight"], w[f"features.{name}.bias"], padding=padding)
 
 
 def linear(w, name, x):
-    return F.linear(x, w[f"head.{name}.weight"], w[f"head.{name}.bias"])
+    return functional_linear(x, w[f"head.{name}.weight"], w[f"head.{name}.bias"])
 
 
 # The articles' forward passes in a few lines of functional PyTorch, in evaluation, where dropout does nothing.
 def sigmoid_cnn(w, x):
-    x = F.max_pool2d(conv(w, 0, x), 2)
-    x = F.max_pool2d(conv(w, 2, x), 2)
+    x = max_pool2d(conv(w, 0, x), 2)
+    x = max_pool2d(conv(w, 2, x), 2)
     return linear(w, 2, linear(w, 0, x.reshape(-1, 160)).relu()).sigmoid()
 
 
 def wide_cnn(w, x):
-    x = F.max_pool2d(conv(w, 0, x, padding=2).relu(), 2)
-    x = F.max_pool2d(conv(w, 3, x, padding=2).relu(), 2)
+    x = max_pool2d(conv(w, 0, x, padding=2).relu(), 2)
+    x = max_pool2d(conv(w, 3, x, padding=2).relu(), 2)
     return linear(w, 2, linear(w, 1, x.reshape(-1, 3136)))
 
 
 def dropout_cnn(w, x):
-    x = F.max_pool2d(conv(w, 0, x, padding=1).relu(), 2)
-    x = F.max_pool2d(conv(w, 4, x, padding=1).relu(), 2)
-    x = F.max_pool2d(conv(w, 8, x, padding=1).relu(), 2, padding=1)
+    x = max_pool2d(conv(w, 0, x, padding=1).relu(), 2)
+    x = max_pool2d(conv(w, 4, x, padding=1).relu(), 2)
+    x = max_pool2d(conv(w, 8, x, padding=1).relu(), 2, padding=1)
     return linear(w, 3, linear(w, 0, x.reshape(-1, 2048)).relu())
 
 
 def le_net_cnn(w, x):
-    x = F.max_pool2d(conv(w, 0, x).relu(), 2)
-    x = F.max_pool2d(conv(w, 3, x).relu(), 2)
+    x = max_pool2d(conv(w, 0, x).relu(), 2)
+    x = max_pool2d(conv(w, 3, x).relu(), 2)
     return linear(w, 4, linear(w, 2, linear(w, 0, x.reshape(-1, 192)).relu()).relu())
 
 
 def two_layer_cnn(w, x):
-    x = F.max_pool2d(conv(w, 0, x, padding=2).relu(), 2)
-    x = F.max_pool2d(conv(w, 3, x, padding=2).relu(), 2)
+    x = max_pool2d(conv(w, 0, x, padding=2).relu(), 2)
+    x = max_pool2d(conv(w, 3, x, padding=2).relu(), 2)
     return linear(w, 0, x.reshape(-1, 1568))
 
 
@@ -91,7 +92,7 @@ class TestEveryNetwork:
 
     def test_every_weight_gets_a_gradient(self, net, images):
         network = net()
-        F.cross_entropy(network(images), torch.arange(6)).backward()
+        cross_entropy(network(images), torch.arange(6)).backward()
         assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
     def test_scores_one_image_as_in_a_batch(self, net, images):

@@ -7,11 +7,31 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
-class BestCheckpoint(ModelCheckpoint):
+class _RunCheckpoint(ModelCheckpoint):
+    """Keeps one file, ``checkpoints/NAME.ckpt`` in the folder of the run."""
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(filename=name, enable_version_counter=False, **settings)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the file of the run that goes on, wherever its folder is now.
+
+        A run in a new folder has no file yet. Lightning would go by the path that was saved: it would forget the
+        best of a run whose folder was moved, and let a worse one take its place.
+        """
+        path = Path(self.dirpath) / f"{self.filename}.ckpt"
+        if path.is_file():
+            score = state_dict["best_model_score"]
+            scores = {} if score is None else {str(path): score}
+            here = {"dirpath": self.dirpath, "best_model_path": str(path), "kth_best_model_path": str(path)}
+            super().load_state_dict({**state_dict, **here, "best_k_models": scores})
+
+
+class BestCheckpoint(_RunCheckpoint):
     """Keeps ``checkpoints/best.ckpt``, of the lowest ``val/loss``, and prints a line whenever it falls."""
 
     def __init__(self) -> None:
-        super().__init__(filename="best", monitor="val/loss", mode="min", enable_version_counter=False)
+        super().__init__("best", monitor="val/loss", mode="min")
 
     # Lightning saves in one hook or the other, depending on how often it validates.
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -25,14 +45,6 @@ class BestCheckpoint(ModelCheckpoint):
         before = self.best_model_score
         super().on_validation_end(trainer, pl_module)
         self._report(trainer, before)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best of the run, also where its folder was moved; a new folder starts without one."""
-        best = Path(self.dirpath) / "best.ckpt"
-        if best.is_file():
-            score = state_dict["best_model_score"]
-            here = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
-            super().load_state_dict({**state_dict, **here, "best_k_models": {str(best): score}})
 
     def _report(self, trainer: Trainer, before: float | None) -> None:
         if self.best_model_score is before:
@@ -48,11 +60,11 @@ class BestCheckpoint(ModelCheckpoint):
             print(line)
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(_RunCheckpoint):
     """Keeps ``checkpoints/last.ckpt``, of the last whole epoch, from which an interrupted run goes on.
 
     ``ModelCheckpoint(save_last=True)`` would keep the last of the epochs that were the best so far.
     """
 
     def __init__(self) -> None:
-        super().__init__(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        super().__init__("last", save_on_train_epoch_end=True)

@@ -171,10 +171,7 @@ class FitCLI(ClassifierCLI):
         callbacks = [callback for callback in (self.best, self.last) if callback]
         if settings.enable_model_summary is not False:
             callbacks.append(LayerTable())
-        if settings.enable_progress_bar is not False and not any(
-            isinstance(callback, AnyProgressBar) for callback in settings.callbacks or []
-        ):
-            callbacks.append(ProgressBar())
+        callbacks += _progress_bar(settings)
         if settings.logger is not False and not settings.fast_dev_run:
             callbacks.append(LearningRateMonitor())
         return callbacks
@@ -200,8 +197,14 @@ class EvaluateCLI(ClassifierCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make a trainer that writes nothing."""
         runs.check_fits(self.checkpoint, self.ckpt_path, self.model)
-        self.trainer_defaults["callbacks"] = [ProgressBar()]
-        return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
+        self.trainer_defaults["callbacks"] = _progress_bar(self.config_init.trainer)
+        return super().instantiate_trainer(logger=False, **kwargs)
+
+
+def _progress_bar(settings: Any) -> list[Callback]:
+    """Our bar, unless there is to be none or another."""
+    chosen = any(isinstance(callback, AnyProgressBar) for callback in settings.callbacks or [])
+    return [] if chosen or settings.enable_progress_bar is False else [ProgressBar()]
 
 
 def class_name(spec: Any) -> str:

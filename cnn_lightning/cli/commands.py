@@ -132,10 +132,15 @@ def _shown(path: str | Path) -> str:
 
 
 def _hush() -> None:
-    """Silence what Lightning says that its users can do nothing about, or that the commands say themselves."""
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # calls that lightning 2.6 makes
-    warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")  # likewise
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run goes on
+    """Silence what users can do nothing about, what is not so here, and what the commands say themselves."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls that lightning 2.6 makes
+    for message in (
+        "`isinstance.treespec, LeafSpec.` is deprecated",  # another of these calls
+        "Checkpoint directory .* exists and is not empty",  # a run goes on
+        "The number of training batches .* is smaller",  # every epoch ends with a point of the curves
+        "Be aware that when using `ckpt_path`, callbacks",  # evaluate needs no callbacks of fit
+    ):
+        warnings.filterwarnings("ignore", message=message)
     noise = ("GPU avail", "TPU avail", "💡", "Seed set", "Restor", "Loaded model", "Loading `train", "Trainer already")
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:

@@ -105,7 +105,9 @@ def _config_files(args: Sequence[str]) -> Iterator[str]:
 
 
 def _classes(module: Any) -> list[type]:
-    return [cls for cls in vars(module).values() if inspect.isclass(cls) and not inspect.isabstract(cls)]
+    """The classes of a module that can be built, without those it imports from elsewhere."""
+    classes = [member for member in vars(module).values() if inspect.isclass(member)]
+    return [cls for cls in classes if cls.__module__.startswith(module.__name__) and not inspect.isabstract(cls)]
 
 
 def _class_names(option: str) -> list[str]:

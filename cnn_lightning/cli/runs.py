@@ -1,7 +1,6 @@
 """The runs on disk: ``logs/NETWORK-DATASET/version_N`` with ``config.yaml``, events and ``checkpoints``."""
 
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +60,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UsageError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    except (EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         size = path.stat().st_size
         raise UsageError(f"{path} is not a checkpoint, or a damaged one ({size:,} bytes): name another") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:

@@ -1,0 +1,381 @@
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cnn_lightning import MNIST, ImageClassifier
+from cnn_lightning.cli import evaluate, fit
+from tests.conftest import REPOSITORY, scalars
+from tests.test_nets import NETS
+
+
+@pytest.fixture
+def error_of(capsys):
+    """Call a command that must fail; returns its one line."""
+
+    def call(command, *args):
+        with pytest.raises(SystemExit) as stopped:
+            command(list(args))
+        printed = capsys.readouterr().err
+        assert stopped.value.code == 2, printed
+        (line,) = [line for line in printed.splitlines() if not line.startswith("warning: using Digits")]
+        assert line.startswith("error: ")
+        return line
+
+    return call
+
+
+class TestFit:
+    def test_leaves_a_complete_run(self, train):
+        run = train("--trainer.log_every_n_steps=3")
+        assert run == Path("logs/TwoLayerCNN-MNIST/version_0")
+        assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        assert (run / "config.yaml").is_file()
+        tags = set(scalars(run))
+        assert tags >= {"train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc", "lr-AdamW"}
+
+    def test_says_what_it_does_and_where_everything_is(self, train):
+        run = train("--data.batch_size=40")
+        output = train.output
+        assert "Training TwoLayerCNN on MNIST: 360 training and 40 validation images, seed 0, device cpu" in output
+        assert re.search(r"features.3 +Conv2d +32 × 14 × 14 +12,832", output)
+        assert re.search(r"total +28,938", output)
+        assert re.search(r"epoch 1: val/loss \d\.\d{4}, val/acc \d+\.\d\d%, saved as best.ckpt", output)
+        correct, total = map(int, re.search(r"accuracy +\S+% \((\d+)/(\d+)\)", output).groups())
+        assert total == 100
+        assert scalars(run)["test/acc"][-1][1] == pytest.approx(correct / 100)
+        assert f"checkpoint  {run}/checkpoints/best.ckpt" in output
+        assert re.search(r"curves +\S*tensorboard --logdir logs", output)
+
+    def test_best_checkpoint_has_the_lowest_validation_loss_and_is_the_one_tested(self, train):
+        # A learning rate that is far too high: the loss goes up and down.
+        wild = ("--model.optimizer=SGD", "--model.optimizer.lr=2", "--model.lr_schedule=null")
+        run = train(*wild, "--trainer.max_epochs=6")
+        losses = [loss for _, loss in scalars(run)["val/loss"]]
+        best, last = (torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last"))
+        assert best["epoch"] == losses.index(min(losses))
+        assert last["epoch"] == 5
+        model = ImageClassifier.load_from_checkpoint(run / "checkpoints/best.ckpt", weights_only=True).eval()
+        data = MNIST(**{k: v for k, v in best["datamodule_hyper_parameters"].items() if not k.startswith("_")})
+        data.setup("test")
+        images, labels = data._parts["test"]
+        accuracy = (model(data.normalize(images)).argmax(1) == labels).float().mean().item()
+        assert scalars(run)["test/acc"] == [(scalars(run)["test/acc"][0][0], pytest.approx(accuracy))]
+
+    def test_two_runs_with_a_seed_are_equal_and_in_folders_of_their_own(self, train):
+        runs = [train(f"--seed_everything={seed}") for seed in (7, 7, 8)]
+        assert [run.name for run in runs] == ["version_0", "version_1", "version_2"]
+        curves = [scalars(run)["train/loss"] for run in runs]
+        weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in runs]
+        assert curves[0] == curves[1] != curves[2]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        assert yaml.safe_load((runs[0] / "config.yaml").read_text())["seed_everything"] == 7
+
+    def test_any_setting_is_overridden_by_short_names(self, train):
+        run = train(
+            *("--model.net=WideCNN", "--model.net.width=6", "--model.optimizer=SGD", "--model.optimizer.lr=0.04"),
+            *("--data=FashionMNIST", "--data.batch_size=20", "--data.val_size=100", "--trainer.limit_train_batches=3"),
+        )
+        assert run.parts[1] == "WideCNN-FashionMNIST"
+        hparams = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["hyper_parameters"]
+        assert hparams["net"]["init_args"]["width"] == 6
+        assert hparams["optimizer"]["init_args"]["lr"] == 0.04
+
+    @pytest.mark.parametrize("as_recipe", [False, True])
+    def test_a_class_that_takes_the_place_of_another_has_its_own_defaults(self, tmp_path, capsys, as_recipe):
+        """jsonargparse would hand AdamW's weight_decay on to SGD."""
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text("model: {net: MLP, optimizer: SGD}")
+        named = [f"--config={recipe}"] if as_recipe else ["--model.net=MLP", "--model.optimizer=SGD"]
+        for extra, width in ((["--model.net=WideCNN"], 32), ([], 128)):
+            with pytest.raises(SystemExit) as stopped:
+                fit([*named, *extra, "--print_config"])
+            config = yaml.safe_load(capsys.readouterr().out)["model"]
+            assert stopped.value.code == 0
+            assert config["optimizer"]["init_args"]["weight_decay"] == 0
+            assert config["net"]["init_args"]["width"] == width
+
+    def test_configuration_given_back_makes_the_same_run(self, train):
+        first = train("--model.net=LeNetCNN", "--data=MNIST", "--data.batch_size=30", "--trainer.limit_val_batches=1")
+        second = train(f"--config={first}/config.yaml")
+        assert second == first.with_name("version_1")
+        assert (first / "config.yaml").read_text() == (second / "config.yaml").read_text()
+        assert scalars(first)["train/loss"] == scalars(second)["train/loss"]
+
+    def test_early_stopping(self, train):
+        stopping = ["EarlyStopping", "val/loss", "2", "true"]
+        names = ["callbacks+", "callbacks.monitor", "callbacks.patience", "callbacks.check_on_train_epoch_end"]
+        settings = [f"--trainer.{name}={value}" for name, value in zip(names, stopping, strict=True)]
+        run = train(*settings, "--trainer.max_epochs=30", "--model.optimizer.lr=0", "--model.lr_schedule=null")
+        assert len(scalars(run)["val/loss"]) == 3
+
+    def test_without_checkpoints_the_last_weights_are_tested(self, tiny_root, capsys):
+        no_checkpoints = ["--trainer.enable_checkpointing=false"]
+        fit(["--data=MNIST", f"--data.root={tiny_root}", "--trainer.max_epochs=1", *no_checkpoints])
+        assert "Test of the last weights" in capsys.readouterr().out
+
+    def test_fast_dev_run_writes_nothing(self, tiny_root, capsys):
+        fit([f"--data.root={tiny_root}", "--data=MNIST", "--trainer.fast_dev_run=true"])
+        assert re.search(r"accuracy +\S+% \(\d+/64\)", capsys.readouterr().out)
+        assert not list(Path("logs").rglob("*.ckpt"))
+
+    def test_digits_where_none_is_named_and_mnist_cannot_be_had(self, capsys):
+        fit(["--trainer.max_epochs=1", "--data.batch_size=100"])
+        printed = capsys.readouterr()
+        assert "warning: using Digits" in printed.err
+        assert "no network in tests" in printed.err
+        assert "--data MNIST" in printed.err
+        assert "on Digits: 1,293 training and 144 validation images" in printed.out
+        config = yaml.safe_load(Path("logs/TwoLayerCNN-Digits/version_0/config.yaml").read_text())
+        assert config["data"]["class_path"] == "cnn_lightning.data.Digits"
+
+    def test_mnist_where_none_is_named(self, tiny_root, monkeypatch, capsys):
+        monkeypatch.setenv("CNN_LIGHTNING_DATA", str(tiny_root))
+        fit(["--trainer.max_epochs=1"])
+        printed = capsys.readouterr()
+        assert "on MNIST: 360 training" in printed.out
+        assert "warning" not in printed.err
+
+    def test_help_names_the_options(self, capsys):
+        for option in ("--help", "--model.net.help=TwoLayerCNN", "--data.help=MNIST"):
+            with pytest.raises(SystemExit) as stopped:
+                fit([option])
+            assert stopped.value.code == 0
+        printed = capsys.readouterr().out
+        for text in ("--ckpt_path", "--trainer.max_epochs", "Side of both convolutions' kernels", "Images in a batch"):
+            assert text in printed
+
+
+class TestGoingOn:
+    def test_in_its_own_folder_to_the_same_weights(self, train):
+        settings = ("--model.net=LeNetCNN", "--model.lr_schedule=null", "--data=MNIST")
+        whole = train(*settings, "--trainer.max_epochs=4")
+        part = train(*settings, "--trainer.max_epochs=2")
+        resumed = train(*settings, "--trainer.max_epochs=4", "--ckpt_path=last")
+        assert resumed == part != whole
+        weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, part)]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        for tag, points in scalars(whole).items():
+            assert scalars(part)[tag] == points, tag
+        assert yaml.safe_load((part / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+        assert yaml.safe_load((part / "config_2.yaml").read_text())["trainer"]["max_epochs"] == 4
+
+    def test_a_worse_epoch_does_not_take_the_place_of_the_best(self, train):
+        settings = ("--model.lr_schedule=null", "--data=MNIST", "--trainer.max_epochs=2")
+        run = train(*settings)
+        moved = Path("moved/TwoLayerCNN-MNIST") / run.name
+        shutil.move(run, moved)
+        best = (moved / "checkpoints/best.ckpt").read_bytes()
+        last = moved / "checkpoints/last.ckpt"
+        state = torch.load(last, weights_only=True)
+        state["state_dict"] = {name: torch.randn(value.shape) for name, value in state["state_dict"].items()}
+        torch.save(state, last)
+        assert train(*settings, "--trainer.max_epochs=3", f"--ckpt_path={last}").resolve() == moved.resolve()
+        assert (moved / "checkpoints/best.ckpt").read_bytes() == best
+
+    def test_from_a_checkpoint_elsewhere_in_a_new_folder(self, train, tmp_path):
+        run = train("--model.lr_schedule=null", "--data=MNIST")
+        copy = shutil.copy(run / "checkpoints/last.ckpt", tmp_path / "copy.ckpt")
+        again = train("--model.lr_schedule=null", "--data=MNIST", "--trainer.max_epochs=2", f"--ckpt_path={copy}")
+        assert again == run.with_name("version_1")
+        assert (again / "checkpoints/best.ckpt").is_file()
+
+    def test_after_ctrl_c_by_the_command_that_was_printed(self):
+        command = [sys.executable, str(REPOSITORY / "scripts/fit.py"), "--data=Digits", "--model.lr_schedule=null"]
+        process = subprocess.Popen(
+            [*command, "--trainer.max_epochs=500", "--trainer.enable_progress_bar=false"],
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        for line in process.stdout:
+            if line.startswith("epoch 2:"):
+                process.send_signal(signal.SIGINT)
+                break
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+        *_, said, printed = out.splitlines()
+        assert said.startswith("Stopped. Go on")
+        epochs = torch.load("logs/TwoLayerCNN-Digits/version_0/checkpoints/last.ckpt", weights_only=True)["epoch"] + 2
+        arguments = printed.split()[2:]
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / "scripts/fit.py"), *arguments, f"--trainer.max_epochs={epochs}"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "run         logs/TwoLayerCNN-Digits/version_0" in done.stdout
+
+    def test_after_ctrl_c_in_the_first_epoch(self, monkeypatch, tiny_root, capsys):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(ImageClassifier, "training_step", interrupt)
+        handler = signal.getsignal(signal.SIGINT)
+        with pytest.raises(SystemExit) as stopped:
+            fit(["--data=MNIST", f"--data.root={tiny_root}"])
+        signal.signal(signal.SIGINT, handler)
+        assert stopped.value.code == 130
+        assert "there is no checkpoint to go on from" in capsys.readouterr().out
+
+
+class TestEvaluate:
+    def test_prints_what_fit_printed(self, train, tiny_root, capsys):
+        def result(text):
+            return re.search(r"accuracy .*\nloss .*", text)[0]
+
+        run = train("--model.net=DropoutCNN", "--data=FashionMNIST", "--data.mean=0", "--data.std=1")
+        printed = result(train.output)
+        files = sorted(Path().rglob("*"))
+        evaluate([])
+        assert result(capsys.readouterr().out) == printed
+        evaluate([f"{run}/checkpoints/best.ckpt", "--data.batch_size=7"])
+        assert result(capsys.readouterr().out) == printed
+        evaluate(["--config", f"{run}/config.yaml"])
+        assert result(capsys.readouterr().out) == printed
+        shutil.copy(run / "checkpoints/best.ckpt", "elsewhere.ckpt")
+        evaluate(["elsewhere.ckpt"])
+        assert result(capsys.readouterr().out) == printed
+        assert sorted(path for path in Path().rglob("*") if path.name != "elsewhere.ckpt") == files
+
+    def test_takes_the_newest_run(self, train, capsys):
+        train("--model.net=MLP")
+        time.sleep(0.01)
+        train("--model.net=LeNetCNN")
+        evaluate([])
+        assert "Testing LeNetCNN on MNIST" in capsys.readouterr().out
+
+    def test_needs_a_checkpoint(self, error_of):
+        assert "there is no checkpoint in logs: train first with scripts/fit.py" in error_of(evaluate)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_checkpoint_gives_the_same_scores_in_a_new_process(net, train, images, in_new_process):
+    run = train(f"--model.net={net.__name__}", "--trainer.limit_train_batches=2")
+    path = run / "checkpoints/best.ckpt"
+    model = ImageClassifier.load_from_checkpoint(path, weights_only=True).eval()
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    torch.save(images, "images.pt")
+    in_new_process(
+        "import torch; from cnn_lightning import ImageClassifier; images = torch.load('images.pt')\n"
+        f"for i, settings in enumerate(({{}}, {{'weights_only': True}})):\n"
+        f"    model = ImageClassifier.load_from_checkpoint({str(path)!r}, **settings).eval()\n"
+        "    torch.save(model(images), f'{i}.pt')"
+    )
+    assert torch.equal(torch.load("0.pt"), model(images))
+    assert torch.equal(torch.load("1.pt"), model(images))
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            ("--trainer.max_epoch 3", "there is no option --trainer.max_epoch; did you mean --trainer.max_epochs?"),
+            ("--model.nett LeNetCNN", "there is no option --model.nett; did you mean --model.net?"),
+            ("--model.net.widht 3", "there is no option --model.net.widht; did you mean --model.net.width?"),
+            ("--data.batchsize 3", "there is no option --data.batchsize; did you mean --data.batch_size?"),
+            ("--epochs 3", "there is no option --epochs; see --help"),
+            ("fast", "there is no option fast; see --help"),
+            ("--model.net LeNetCN", "--model.net LeNetCN: there is no such class; did you mean LeNetCNN?"),
+            ("--model.net Foo", "choose from DropoutCNN, LeNetCNN, MLP, SigmoidCNN, TwoLayerCNN, WideCNN"),
+            ("--data FashonMNIST", "--data FashonMNIST: there is no such class; did you mean FashionMNIST?"),
+            ("--data CIFAR10", "choose from Digits, FashionMNIST, MNIST, MNISTOrDigits"),
+            ("--model.optimizer Adan", "--model.optimizer Adan: there is no such class; did you mean Adam?"),
+            ("--model.lr_schedule OneCircle", "did you mean OneCycle?"),
+            ("--data.batch_size many", "--data.batch_size many: expected int"),
+            ("--data.mean x", "--data.mean x: expected float or null"),
+            ("--trainer.max_epochs 2.5", "--trainer.max_epochs 2.5: expected int or null"),
+            ("--trainer.precision 17", "--trainer.precision 17: expected 64, 32, 16"),
+            ("--data.batch_size 0", "batch_size is 0, expected at least 1: change --data.batch_size"),
+            ("--data.std 0", "std is 0.0, expected more than 0: change --data.std"),
+            ("--data Digits --data.val_size 2000", "val_size is 2000, expected a count or a fraction"),
+            ("--data Digits --model.optimizer.lr -1", "Invalid learning rate: -1.0: change --model.optimizer"),
+            ("--data Digits --model.lr_schedule.pct_start 2", "change --model.lr_schedule"),
+            ("--model.net.image_size 3", "an image of 3×3 pixels shrinks to nothing"),
+            ("--model.net.image_size 32", "image_size is 32 in TwoLayerCNN but 28 in"),
+            ("--model.net.num_classes 7", "num_classes is 7 in TwoLayerCNN but 10 in"),
+            ("--model.net.kernel_size 4", "kernel_size is 4, expected an odd number"),
+            ("--seed_everything -4", "-4 is not in bounds"),
+            ("--trainer.accelerator warp", "You selected an invalid accelerator name"),
+            ("--trainer.limit_train_batches 3.5", "invalid value 3.5 for limit_train_batches"),
+            ("--trainer.default_root_dir file/logs --data Digits", "cannot write to file/logs"),
+            (
+                "--data MNIST",
+                "MNIST is not on disk and was not downloaded (<urlopen error no network in tests>): put",
+            ),
+            ("--data MNIST --data.root file", "cannot write to file/MNIST/raw (Not a directory): change --data.root"),
+            ("--config missing.yaml", "--config missing.yaml: No such file or directory"),
+            ("--config .", "--config .: Is a directory"),
+            ("--config broken.yaml", "--config broken.yaml is not YAML, line 2: "),
+            ("--config text.yaml", "--config text.yaml holds no settings"),
+            ("--config binary.yaml", "--config binary.yaml is not text"),
+            ("--config typo.yaml", "there is no option --trainer.max_epoch; did you mean --trainer.max_epochs?"),
+            ("--ckpt_path missing.ckpt", "cannot read the checkpoint missing.ckpt: No such file or directory"),
+            ("--ckpt_path empty.ckpt", "empty.ckpt is not a checkpoint, or a damaged one (0 bytes)"),
+            ("--ckpt_path binary.yaml", "binary.yaml is not a checkpoint, or a damaged one (4 bytes)"),
+            ("--ckpt_path tensor.ckpt", "tensor.ckpt is not a checkpoint of a run"),
+            ("--ckpt_path last", "there is no run in logs/TwoLayerCNN-Digits"),
+        ],
+    )
+    def test_of_fit(self, args, message, error_of):
+        Path("broken.yaml").write_text("trainer: [1\nmodel: }")
+        Path("text.yaml").write_text("hello")
+        Path("binary.yaml").write_bytes(b"\xd0\xff\x00\x01")
+        Path("typo.yaml").write_text("trainer: {max_epoch: 3}")
+        Path("empty.ckpt").touch()
+        Path("file").touch()
+        torch.save(torch.zeros(3), "tensor.ckpt")
+        files = set(Path().rglob("*"))
+        assert message in error_of(fit, *args.split())
+        left = {path for path in set(Path().rglob("*")) - files if path.is_file()}
+        assert not {path for path in left if "events" not in path.name and path.suffix != ".yaml"}
+
+    def test_checkpoint_of_another_network(self, train, error_of):
+        path = train("--model.net=LeNetCNN") / "checkpoints/best.ckpt"
+        for command, args in ((fit, [f"--ckpt_path={path}"]), (evaluate, [str(path), "--model.net=WideCNN"])):
+            line = error_of(command, *args, "--data=Digits")
+            assert f"{path} is of another network than" in line
+            assert "--model.net" in line
+
+    @pytest.mark.parametrize("size", [0, 100, 10_000])
+    def test_damaged_checkpoint(self, train, error_of, size):
+        path = train() / "checkpoints/last.ckpt"
+        os.truncate(path, size)
+        for command, args in ((fit, ["--ckpt_path=last", "--data=MNIST"]), (evaluate, [str(path)])):
+            assert f"last.ckpt is not a checkpoint, or a damaged one ({size:,} bytes)" in error_of(command, *args)
+
+    def test_interrupted_before_its_first_checkpoint(self, train, error_of):
+        run = train()
+        run.with_name("version_1").mkdir()
+        assert "version_1, the newest run, stopped before its first checkpoint" in error_of(
+            fit, "--ckpt_path=last", "--data=MNIST", "--data.download=false", f"--data.root={run}"
+        )
+
+    def test_truncated_images(self, tiny_root, tmp_path, error_of):
+        root = shutil.copytree(tiny_root, tmp_path / "copy")
+        os.truncate(root / "MNIST/raw/train-images-idx3-ubyte", 1000)
+        assert "train-images-idx3-ubyte is damaged (1,000 bytes)" in error_of(
+            fit, "--data=MNIST", f"--data.root={root}"
+        )
+        assert not Path("logs").exists()
+
+    def test_schedule_of_another_length(self, train, tiny_root, error_of):
+        train()
+        args = ("--ckpt_path=last", "--trainer.max_epochs=9", "--data=MNIST", f"--data.root={tiny_root}")
+        assert "keep --trainer.max_epochs" in error_of(fit, *args)
+
+    def test_in_a_process_of_its_own_without_traceback(self):
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / "scripts/fit.py"), "--data.batch_size=0"], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "error: batch_size is 0, expected at least 1: change --data.batch_size\n"

@@ -188,6 +188,13 @@ class TestGoingOn:
         assert again == run.with_name("version_1")
         assert (again / "checkpoints/best.ckpt").is_file()
 
+    def test_without_tensorboard(self, train, tiny_root, capsys):
+        path = train("--model.lr_schedule=null", "--data=MNIST") / "checkpoints/last.ckpt"
+        elsewhere = ["--trainer.logger=false", "--trainer.default_root_dir=elsewhere", "--trainer.max_epochs=2"]
+        fit(["--data=MNIST", f"--data.root={tiny_root}", "--model.lr_schedule=null", f"--ckpt_path={path}", *elsewhere])
+        assert "epoch 2:" in capsys.readouterr().out
+        assert torch.load("elsewhere/checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+
     def test_after_ctrl_c_by_the_command_that_was_printed(self):
         command = [sys.executable, str(REPOSITORY / "scripts/fit.py"), "--data=Digits", "--model.lr_schedule=null"]
         process = subprocess.Popen(

@@ -144,28 +144,29 @@ class FitCLI(ClassifierCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with the folder of the run and what is watched and saved."""
         settings = self.config_init.trainer
+        folder, version, step = self._run_folder(Path(settings.default_root_dir))
         if settings.logger in (None, True):
-            settings.logger = self._tensorboard(Path(settings.default_root_dir))
+            # purge_step hides the points that an interrupted run drew after its checkpoint.
+            settings.logger = TensorBoardLogger(
+                folder.parent, folder.name, version, default_hp_metric=False, purge_step=step
+            )
         if settings.enable_checkpointing is not False and not settings.fast_dev_run:
             self.best, self.last = BestCheckpoint(), LastCheckpoint()
         self.trainer_defaults["callbacks"] = self._callbacks(settings)
         return super().instantiate_trainer(**kwargs)
 
-    def _tensorboard(self, root: Path) -> TensorBoardLogger:
-        """Curves in a new folder, or in that of the run that goes on."""
+    def _run_folder(self, root: Path) -> tuple[Path, str | None, int | None]:
+        """Where the runs of this network and dataset are; for one that goes on its own name and its step."""
         folder = root / f"{class_name(self.config.model.net)}-{class_name(self.config.data)}"
-        resumed = {}
-        if self.config.ckpt_path is not None:
-            self.ckpt_path = Path(self.config.ckpt_path)
-            if self.config.ckpt_path == "last":
-                self.ckpt_path = runs.last_checkpoint(folder)
-            checkpoint = runs.read_checkpoint(self.ckpt_path)
-            runs.check_fits(checkpoint, self.ckpt_path, self.model)
-            if run := runs.run_of(self.ckpt_path):
-                folder = run.parent
-                # Hides what the interrupted run drew after the checkpoint.
-                resumed = {"version": run.name, "purge_step": checkpoint["global_step"]}
-        return TensorBoardLogger(folder.parent, folder.name, default_hp_metric=False, **resumed)
+        if self.config.ckpt_path is None:
+            return folder, None, None
+        self.ckpt_path = (
+            runs.last_checkpoint(folder) if self.config.ckpt_path == "last" else Path(self.config.ckpt_path)
+        )
+        checkpoint = runs.read_checkpoint(self.ckpt_path)
+        runs.check_fits(checkpoint, self.ckpt_path, self.model)
+        run = runs.run_of(self.ckpt_path)
+        return (run.parent, run.name, checkpoint["global_step"]) if run else (folder, None, None)
 
     def _callbacks(self, settings: Any) -> list[Callback]:
         callbacks = [callback for callback in (self.best, self.last) if callback]

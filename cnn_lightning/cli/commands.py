@@ -141,7 +141,10 @@ def _hush() -> None:
         "Be aware that when using `ckpt_path`, callbacks",  # evaluate needs no callbacks of fit
     ):
         warnings.filterwarnings("ignore", message=message)
-    noise = ("GPU avail", "TPU avail", "💡", "Seed set", "Restor", "Loaded model", "Loading `train", "Trainer already")
+    noise = (
+        *("GPU avail", "TPU avail", "💡", "Seed set", "Restor", "Loaded model", "Loading `train", "Trainer already"),
+        "`Trainer.fit` stopped: `max_epochs",
+    )
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(lambda record: not record.getMessage().startswith(noise))

@@ -59,11 +59,14 @@ class ClassifierCLI(LightningCLI):
                 subclass_mode_data=True,
                 save_config_callback=save_config,
                 parser_class=OneLineParser,
+                parser_kwargs={"description": self.__doc__.splitlines()[0]},
                 args=args,
                 run=False,
                 auto_configure_optimizers=False,
             )
-        except (ValueError, MisconfigurationException) as error:
+        except MisconfigurationException as error:
+            raise UsageError(f"{error} Change the options of --trainer.") from error
+        except ValueError as error:
             # What was being built says best what is wrong with it; jsonargparse wraps some of these errors.
             raise (error.__context__ if isinstance(error.__context__, UsageError) else UsageError(error)) from error
 

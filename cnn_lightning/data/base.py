@@ -1,0 +1,164 @@
+"""What all datasets share: settings, the split, the loaders."""
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from cnn_lightning.data.loader import TensorLoader
+from cnn_lightning.errors import UsageError
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """A dataset of grey images, split into training, validation and test images.
+
+    The test images are the dataset's official test set, and only the test stage reads them. The validation images
+    are taken from the training images, the same share of every class, by a seed of their own: every stage, process
+    and run with that seed has the same ones. The training images are shuffled anew every epoch, in an order that
+    follows from PyTorch's seed (``--seed_everything``).
+
+    Args:
+        root: Folder of the datasets. Default: the variable CNN_LIGHTNING_DATA, else ``data``.
+        batch_size: Images in a batch; with several processes, in the batch of each.
+        val_size: Validation images, as a count (6000) or as a fraction of the training images (0.1).
+        split_seed: Seed that chooses the validation images.
+        mean: Subtracted from the pixels, which lie in [0, 1]. Default: the mean of the dataset's training images.
+        std: Divides the pixels then. Default: the standard deviation of the dataset's training images. With mean 0
+            and std 1 the pixels stay in [0, 1].
+        drop_last: Leave out the last training batch of an epoch if it is not full. Validation and test never do.
+        download: Download the dataset if it is not on disk.
+
+    Attributes:
+        class_names: The classes, by label.
+        in_channels: Channels of an image.
+        image_size: Side of an image in pixels.
+        MEAN: Mean of the pixels of the training images, in [0, 1].
+        STD: Standard deviation of the same.
+
+    Raises:
+        UsageError: ``batch_size`` or ``std`` is not positive.
+    """
+
+    class_names: ClassVar[tuple[str, ...]]
+    in_channels: ClassVar[int] = 1
+    image_size: ClassVar[int] = 28
+    MEAN: ClassVar[float]
+    STD: ClassVar[float]
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        batch_size: int = 64,
+        val_size: int | float = 0.1,
+        split_seed: int = 0,
+        mean: float | None = None,
+        std: float | None = None,
+        drop_last: bool = False,
+        download: bool = True,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}, expected at least 1: change --data.batch_size")
+        if std is not None and std <= 0:
+            raise UsageError(f"std is {std}, expected more than 0: change --data.std")
+        root = root and str(root)  # checkpoints take no Path
+        self.save_hyperparameters()
+        self.root = Path(root or os.environ.get("CNN_LIGHTNING_DATA") or "data")
+        self.batch_size = batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.mean = self.MEAN if mean is None else mean
+        self.std = self.STD if std is None else std
+        self.drop_last = drop_last
+        self.download = download
+        self._parts: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @abstractmethod
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Read the training images or the test images.
+
+        Returns:
+            (N, 1, 28, 28) uint8 images and (N,) int64 labels.
+        """
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def setup(self, stage: str) -> None:
+        """Read what a stage needs, once: the training images to fit and to validate, the test images to test.
+
+        Raises:
+            UsageError: ``val_size`` does not fit the dataset, or a file is missing or damaged.
+        """
+        if stage == "test":
+            if "test" not in self._parts:
+                self._parts["test"] = self.read(train=False)
+        elif "train" not in self._parts:
+            images, labels = self.read(train=True)
+            train, val = stratified_split(labels, self._val_count(len(labels)), self.split_seed)
+            self._parts["train"] = images[train], labels[train]
+            self._parts["val"] = images[val], labels[val]
+
+    def train_dataloader(self) -> TensorLoader:
+        """Batches of normalised training images, shuffled."""
+        return self._loader("train", shuffle_seed=torch.initial_seed(), drop_last=self.drop_last)
+
+    def val_dataloader(self) -> TensorLoader:
+        """Batches of normalised validation images."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> TensorLoader:
+        """Batches of normalised test images."""
+        return self._loader("test")
+
+    def size(self, part: str) -> int:
+        """Number of images in "train", "val" or "test", after the setup of their stage."""
+        return len(self._parts[part][1])
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn (B, C, H, W) uint8 pixels into float32 pixels ``(pixel / 255 - mean) / std``."""
+        return images.float().div_(255).sub_(self.mean).div_(self.std)
+
+    def _loader(self, part: str, **settings: int | bool) -> TensorLoader:
+        images, labels = self._parts[part]
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            images, labels = images.to(device), labels.to(device)
+            settings |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return TensorLoader(images, labels, self.batch_size, self.normalize, **settings)
+
+    def _val_count(self, available: int) -> int:
+        size = self.val_size
+        count = round(size * available) if isinstance(size, float) else size
+        if not self.num_classes <= count <= available - self.num_classes:
+            raise UsageError(
+                f"val_size is {size}, expected a count or a fraction that leaves at least {self.num_classes} of the "
+                f"{available:,} training images to validation and to training: change --data.val_size"
+            )
+        return count
+
+
+def stratified_split(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Take ``count`` images out at random, of every class the same share.
+
+    Args:
+        labels: (N,) int64.
+        count: How many to take out.
+        seed: Seed of the choice.
+
+    Returns:
+        (N - count,) and (count,) int64: indices of the images that stay and of those taken out, in random order.
+    """
+    # Here, not above, so that only who splits waits for scikit-learn.
+    from sklearn.model_selection import train_test_split
+
+    split = train_test_split(np.arange(len(labels)), test_size=count, random_state=seed, stratify=labels.numpy())
+    stay, taken = (torch.from_numpy(indices) for indices in split)
+    return stay, taken

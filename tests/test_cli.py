@@ -303,7 +303,7 @@ class TestErrors:
             ("--trainer.max_epochs 2.5", "--trainer.max_epochs 2.5: expected int or null"),
             ("--trainer.precision 17", "--trainer.precision 17: expected 64, 32, 16"),
             ("--data.batch_size 0", "batch_size is 0, expected at least 1: change --data.batch_size"),
-            ("--data.std 0", "std is 0.0, expected more than 0: change --data.std"),
+            ("--data.std 0", "std is 0.0, expected a number above 0: change --data.std"),
             ("--data Digits --data.val_size 2000", "val_size is 2000, expected a count or a fraction"),
             ("--data Digits --model.optimizer.lr -1", "Invalid learning rate: -1.0: change --model.optimizer"),
             ("--data Digits --model.lr_schedule.pct_start 2", "change --model.lr_schedule"),
@@ -311,6 +311,8 @@ class TestErrors:
             ("--model.net.image_size 32", "image_size is 32 in TwoLayerCNN but 28 in"),
             ("--model.net.num_classes 7", "num_classes is 7 in TwoLayerCNN but 10 in"),
             ("--model.net.kernel_size 4", "kernel_size is 4, expected an odd number"),
+            ("--model.net MLP --model.net.width 0", "width is 0, expected at least 1: change --model.net.width"),
+            ("--model.net MLP --model.net.width 1000000000000", "can't allocate memory"),
             ("--seed_everything -4", "-4 is not in bounds"),
             ("--trainer.accelerator warp", "You selected an invalid accelerator name"),
             ("--trainer.limit_train_batches 3.5", "invalid value 3.5 for limit_train_batches"),
@@ -386,3 +388,11 @@ class TestErrors:
         )
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "error: batch_size is 0, expected at least 1: change --data.batch_size\n"
+
+
+@pytest.mark.real_data
+def test_one_epoch_of_mnist(capsys):
+    """Measured over seeds 0 to 4: ONE_EPOCH."""
+    fit(["--data=MNIST", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"])
+    accuracy = float(re.search(r"accuracy +(\S+)%", capsys.readouterr().out)[1])
+    assert 98 < accuracy < 99.5

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 from http.client import IncompleteRead
@@ -59,7 +60,7 @@ class TestSplit:
         first, second = (fitted(MNIST(tiny_root, split_seed=seed)) for seed in (0, 1))
         assert rows(first._parts["val"][0]) != rows(second._parts["val"][0])
 
-    @pytest.mark.parametrize("val_size", [0, 9, 391, 400, 5000, 0.0, 0.99, 1.0, -1])
+    @pytest.mark.parametrize("val_size", [0, 9, 391, 400, 5000, 0.0, 0.99, 1.0, -1, math.nan, math.inf])
     def test_refuses_what_leaves_too_few(self, tiny_root, val_size):
         with pytest.raises(UsageError, match=rf"val_size is {val_size}, expected .* of the 400 .* --data.val_size"):
             MNIST(tiny_root, val_size=val_size).setup("fit")
@@ -247,7 +248,10 @@ def tiny_copy(tiny_root, tmp_path):
     return shutil.copytree(tiny_root, tmp_path / "copy")
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"batch_size": -5}, {"std": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_size": 0}, {"batch_size": -5}, {"std": 0.0}, {"std": math.inf}, {"mean": math.nan}, {"split_seed": -1}],
+)
 def test_impossible_settings(settings):
     (name,) = settings
     with pytest.raises(UsageError, match=rf"{name} is .*, expected .*--data.{name}"):

@@ -142,6 +142,14 @@ def test_two_layer_cnn_refuses_kernels_without_a_middle():
         nets.TwoLayerCNN(kernel_size=4)
 
 
+@pytest.mark.parametrize("name", ["in_channels", "num_classes", "image_size", "width"])
+@pytest.mark.parametrize("value", [0, -4])
+def test_sizes_are_positive(name, value):
+    for net in (nets.WideCNN, nets.MLP):
+        with pytest.raises(ValueError, match=rf"{name} is {value}, expected at least 1: change --model.net.{name}"):
+            net(**{name: value})
+
+
 def test_contract_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         ConvNet(1, 10, 28)

@@ -66,7 +66,7 @@ class ClassifierCLI(LightningCLI):
             )
         except MisconfigurationException as error:
             raise UsageError(f"{error} Change the options of --trainer.") from error
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             # What was being built says best what is wrong with it; jsonargparse wraps some of these errors.
             raise (error.__context__ if isinstance(error.__context__, UsageError) else UsageError(error)) from error
 

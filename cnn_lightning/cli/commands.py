@@ -4,12 +4,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -53,17 +55,19 @@ def fit(args: Sequence[str] | None = None) -> None:
         f"{data.size('val'):,} validation images, seed {cli.config.seed_everything}, device {_device(trainer)}"
     )
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=cli.ckpt_path, weights_only=True)
-    except SystemExit:
-        if trainer.interrupted:  # by Ctrl-C; Lightning has closed everything and would exit with code 1
-            _say_how_to_go_on(cli)
-            sys.exit(130)
-        raise
+        with _ctrl_c_as_usual(trainer):
+            trainer.fit(model, datamodule=data, ckpt_path=cli.ckpt_path, weights_only=True)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(cli)
+        sys.exit(130)
     best = Path(cli.best.best_model_path) if cli.best and cli.best.best_model_path else None
     _test(cli, best)
+    if not trainer.fast_dev_run:
+        say(f"run         {_shown(trainer.log_dir)}")
     if best:
-        say(f"run         {_shown(best.parent.parent)}\ncheckpoint  {_shown(best)}")
-        say(f"curves      {_program('tensorboard')} --logdir {_shown(Path(trainer.default_root_dir))}")
+        say(f"checkpoint  {_shown(best)}")
+    if isinstance(trainer.logger, TensorBoardLogger):
+        say(f"curves      {_program('tensorboard')} --logdir {_shown(trainer.default_root_dir)}")
 
 
 @command
@@ -77,6 +81,17 @@ def evaluate(args: Sequence[str] | None = None) -> None:
     _prepare(cli, "test")
     say(f"Testing {type(cli.model.net).__name__} on {type(cli.datamodule).__name__}, device {_device(cli.trainer)}")
     _test(cli, cli.ckpt_path)
+
+
+@contextmanager
+def _ctrl_c_as_usual(trainer: Trainer) -> Iterator[None]:
+    """Lightning makes of Ctrl-C, when it has closed everything, an exit with code 1; make it Ctrl-C again."""
+    try:
+        yield
+    except SystemExit as stop:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from stop
+        raise
 
 
 def _prepare(cli: ClassifierCLI, stage: str) -> None:
@@ -95,7 +110,8 @@ def _make_folder(folder: Path) -> None:
 
 def _test(cli: ClassifierCLI, checkpoint: Path | None) -> None:
     data, trainer = cli.datamodule, cli.trainer
-    metrics = trainer.test(cli.model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)[0]
+    with _ctrl_c_as_usual(trainer):
+        metrics = trainer.test(cli.model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)[0]
     total = min(data.size("test"), trainer.num_test_batches[0] * data.batch_size * trainer.world_size)
     correct = round(metrics["test/acc"] * total)
     what = f"{_shown(checkpoint)}" if checkpoint else "the last weights"

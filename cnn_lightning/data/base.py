@@ -1,5 +1,6 @@
 """What all datasets share: settings, the split, the loaders."""
 
+import math
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -41,7 +42,7 @@ class ImageDataModule(LightningDataModule, ABC):
         STD: Standard deviation of the same.
 
     Raises:
-        UsageError: ``batch_size`` or ``std`` is not positive.
+        UsageError: A setting is not possible.
     """
 
     class_names: ClassVar[tuple[str, ...]]
@@ -64,8 +65,12 @@ class ImageDataModule(LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, expected at least 1: change --data.batch_size")
-        if std is not None and std <= 0:
-            raise UsageError(f"std is {std}, expected more than 0: change --data.std")
+        if std is not None and not 0 < std < math.inf:
+            raise UsageError(f"std is {std}, expected a number above 0: change --data.std")
+        if mean is not None and not math.isfinite(mean):
+            raise UsageError(f"mean is {mean}, expected a number: change --data.mean")
+        if not 0 <= split_seed < 2**32:
+            raise UsageError(f"split_seed is {split_seed}, expected 0 to 4294967295: change --data.split_seed")
         root = root and str(root)  # checkpoints take no Path
         self.save_hyperparameters()
         self.root = Path(root or os.environ.get("CNN_LIGHTNING_DATA") or "data")
@@ -136,7 +141,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _val_count(self, available: int) -> int:
         size = self.val_size
-        count = round(size * available) if isinstance(size, float) else size
+        count = round(size * available) if isinstance(size, float) and math.isfinite(size) else size
         if not self.num_classes <= count <= available - self.num_classes:
             raise UsageError(
                 f"val_size is {size}, expected a count or a fraction that leaves at least {self.num_classes} of the "

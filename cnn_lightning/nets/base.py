@@ -21,6 +21,9 @@ class ConvNet(nn.Module, ABC):
         features: (B, in_channels, image_size, image_size) -> (B, channels, side, side)
         head: (B, channels * side * side) -> (B, num_classes)
         init_args: The arguments that the network was built with, so that a checkpoint can build it again.
+
+    Raises:
+        ValueError: A number is not positive.
     """
 
     features: nn.Module
@@ -36,6 +39,7 @@ class ConvNet(nn.Module, ABC):
     @abstractmethod
     def __init__(self, in_channels: int, num_classes: int, image_size: int) -> None:
         super().__init__()
+        check_positive(in_channels=in_channels, num_classes=num_classes, image_size=image_size)
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.image_size = image_size
@@ -51,6 +55,17 @@ class ConvNet(nn.Module, ABC):
             softmax take them as they are.
         """
         return self.head(self.features(images).flatten(1))
+
+
+def check_positive(**settings: int) -> None:
+    """Refuse numbers below 1 as channels, classes, sizes or widths.
+
+    Raises:
+        ValueError: One is.
+    """
+    for name, value in settings.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1: change --model.net.{name}")
 
 
 def side_after(layers: nn.Module, image_size: int) -> int:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from cnn_lightning.nets.base import ConvNet
+from cnn_lightning.nets.base import ConvNet, check_positive
 
 
 class MLP(ConvNet):
@@ -31,6 +31,7 @@ class MLP(ConvNet):
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28, width: int = 128) -> None:
         super().__init__(in_channels, num_classes, image_size)
+        check_positive(width=width)
         self.features = nn.Identity()
         self.head = nn.Sequential(
             nn.Linear(in_channels * image_size**2, width),

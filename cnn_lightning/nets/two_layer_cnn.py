@@ -47,7 +47,7 @@ class TwoLayerCNN(ConvNet):
     ) -> None:
         super().__init__(in_channels, num_classes, image_size)
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is {kernel_size}, expected an odd number: set --model.net.kernel_size")
+            raise ValueError(f"kernel_size is {kernel_size}, expected an odd number: change --model.net.kernel_size")
         self.features = nn.Sequential(
             *_block(in_channels, 16, kernel_size, batch_norm),
             *_block(16, 32, kernel_size, batch_norm),

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from cnn_lightning.nets.base import ConvNet, side_after
+from cnn_lightning.nets.base import ConvNet, check_positive, side_after
 
 
 class WideCNN(ConvNet):
@@ -36,6 +36,7 @@ class WideCNN(ConvNet):
 
     def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28, width: int = 32) -> None:
         super().__init__(in_channels, num_classes, image_size)
+        check_positive(width=width)
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, width, kernel_size=5, padding=2),
             nn.ReLU(),

@@ -54,13 +54,21 @@ class ImageClassifier(LightningModule):
         return self.net(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch of (B, C, H, W) images and (B,) labels, to be minimised."""
-        return self._step(batch, self.train_metrics)
+        """Cross-entropy of a batch of (B, C, H, W) images and (B,) labels, to be minimised.
+
+        Raises:
+            UsageError: The network cannot be trained on this batch: batch normalisation on a single image.
+        """
+        try:
+            return self._step(batch, self.train_metrics)
+        except ValueError as error:
+            raise UsageError(f"{error}: change --data.batch_size, or set --data.drop_last true") from error
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         """Add a point to the training curves."""
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        if stepped and self.global_step % self.trainer.log_every_n_steps == 0:
+        interval = self.trainer.log_every_n_steps  # 0: only at the end of an epoch
+        if stepped and interval and self.global_step % interval == 0:
             self._log("train", self.train_metrics)
 
     def on_train_epoch_end(self) -> None:
@@ -120,7 +128,7 @@ class ImageClassifier(LightningModule):
 
     def _log(self, stage: str, metrics: nn.ModuleDict) -> None:
         for name, metric in metrics.items():
-            # torchmetrics has already gathered the processes; sync_dist only tells Lightning so.
+            # torchmetrics has gathered the processes; sync_dist, without which Lightning warns, averages equal values.
             self.log(f"{stage}/{name}", metric.compute(), prog_bar=True, sync_dist=True)
             metric.reset()
 

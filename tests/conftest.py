@@ -1,3 +1,4 @@
+import os
 import socket
 import struct
 import subprocess
@@ -14,8 +15,6 @@ REPOSITORY = Path(__file__).parents[1]
 
 def pytest_collection_modifyitems(items):
     """Real data is measured only where CNN_LIGHTNING_DATA says it is."""
-    import os
-
     if not os.environ.get("CNN_LIGHTNING_DATA"):
         skip = pytest.mark.skip(reason="needs MNIST and Fashion-MNIST in CNN_LIGHTNING_DATA")
         for item in items:

@@ -79,7 +79,7 @@ class TestCurves:
 
 
 class TestTraining:
-    def test_learns_32_images_by_heart(self, tiny_root):
+    def test_learns_32_images_by_heart(self):
         seed_everything(0)
         module = Digits(batch_size=32)
         module.setup("fit")
@@ -102,7 +102,7 @@ class TestTraining:
         assert torch.equal(weights[0], weights[1])
         assert curves[0] != curves[2]
 
-    def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(self, tiny_root, tmp_path):
+    def test_resumed_run_without_dropout_ends_with_the_weights_of_an_uninterrupted_one(self, tiny_root, tmp_path):
         def model():
             seed_everything(0)
             return ImageClassifier(LeNetCNN(), lambda p: torch.optim.Adam(p, lr=0.01), lr_schedule=OneCycle)

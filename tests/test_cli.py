@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
+from torch.nn.functional import cross_entropy
 
-from cnn_lightning import MNIST, ImageClassifier
+from cnn_lightning import MNIST, FashionMNIST, ImageClassifier, LeNetCNN
 from cnn_lightning.cli import evaluate, fit
 from tests.conftest import REPOSITORY, scalars
 from tests.test_nets import NETS
@@ -56,19 +58,28 @@ class TestFit:
         assert re.search(r"curves +\S*tensorboard --logdir logs", output)
 
     def test_best_checkpoint_has_the_lowest_validation_loss_and_is_the_one_tested(self, train):
-        # A learning rate that is far too high: the loss goes up and down.
-        wild = ("--model.optimizer=SGD", "--model.optimizer.lr=2", "--model.lr_schedule=null")
+        # A learning rate that is too high: the loss goes up and down.
+        wild = (
+            "--model.optimizer=SGD",
+            "--model.optimizer.lr=0.3",
+            "--model.lr_schedule=null",
+            "--seed_everything=1",
+        )
         run = train(*wild, "--trainer.max_epochs=6")
         losses = [loss for _, loss in scalars(run)["val/loss"]]
         best, last = (torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last"))
-        assert best["epoch"] == losses.index(min(losses))
+        assert best["epoch"] == losses.index(min(losses)) != 5
         assert last["epoch"] == 5
-        model = ImageClassifier.load_from_checkpoint(run / "checkpoints/best.ckpt", weights_only=True).eval()
-        data = MNIST(**{k: v for k, v in best["datamodule_hyper_parameters"].items() if not k.startswith("_")})
+        data = MNIST(best["datamodule_hyper_parameters"]["root"])
         data.setup("test")
         images, labels = data._parts["test"]
-        accuracy = (model(data.normalize(images)).argmax(1) == labels).float().mean().item()
-        assert scalars(run)["test/acc"] == [(scalars(run)["test/acc"][0][0], pytest.approx(accuracy))]
+        tested = {}
+        for name in ("best", "last"):
+            model = ImageClassifier.load_from_checkpoint(run / f"checkpoints/{name}.ckpt", weights_only=True).eval()
+            tested[name] = cross_entropy(model(data.normalize(images)), labels).item()
+        ((_, loss),) = scalars(run)["test/loss"]
+        assert loss == pytest.approx(tested["best"], rel=1e-4)
+        assert loss != pytest.approx(tested["last"], rel=1e-2)
 
     def test_two_runs_with_a_seed_are_equal_and_in_folders_of_their_own(self, train):
         runs = [train(f"--seed_everything={seed}") for seed in (7, 7, 8)]
@@ -103,6 +114,16 @@ class TestFit:
             assert config["optimizer"]["init_args"]["weight_decay"] == 0
             assert config["net"]["init_args"]["width"] == width
 
+    def test_a_class_that_takes_the_place_of_one_in_a_saved_configuration(self, train, capsys):
+        run = train("--model.net=MLP", "--data=MNIST")
+        with pytest.raises(SystemExit):
+            fit([f"--config={run}/config.yaml", "--model.net=WideCNN", "--model.optimizer=SGD", "--print_config"])
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert config["model"]["net"]["init_args"]["width"] == 32
+        assert config["model"]["optimizer"]["init_args"]["weight_decay"] == 0
+        assert config["data"]["class_path"].endswith("MNIST")
+        assert config["trainer"]["max_epochs"] == 1
+
     def test_configuration_given_back_makes_the_same_run(self, train):
         first = train("--model.net=LeNetCNN", "--data=MNIST", "--data.batch_size=30", "--trainer.limit_val_batches=1")
         second = train(f"--config={first}/config.yaml")
@@ -121,6 +142,11 @@ class TestFit:
         no_checkpoints = ["--trainer.enable_checkpointing=false"]
         fit(["--data=MNIST", f"--data.root={tiny_root}", "--trainer.max_epochs=1", *no_checkpoints])
         assert "Test of the last weights" in capsys.readouterr().out
+
+    def test_without_points_between_or_test(self, train):
+        run = train("--trainer.log_every_n_steps=0", "--trainer.limit_test_batches=0")
+        assert "Not tested" in train.output
+        assert len(scalars(run)["train/loss"]) == 1
 
     def test_fast_dev_run_writes_nothing(self, tiny_root, capsys):
         fit([f"--data.root={tiny_root}", "--data=MNIST", "--trainer.fast_dev_run=true"])
@@ -188,17 +214,80 @@ class TestGoingOn:
         assert again == run.with_name("version_1")
         assert (again / "checkpoints/best.ckpt").is_file()
 
-    def test_without_tensorboard(self, train, tiny_root, capsys):
-        path = train("--model.lr_schedule=null", "--data=MNIST") / "checkpoints/last.ckpt"
-        elsewhere = ["--trainer.logger=false", "--trainer.default_root_dir=elsewhere", "--trainer.max_epochs=2"]
-        fit(["--data=MNIST", f"--data.root={tiny_root}", "--model.lr_schedule=null", f"--ckpt_path={path}", *elsewhere])
-        assert "epoch 2:" in capsys.readouterr().out
-        assert torch.load("elsewhere/checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+    def test_takes_over_the_settings_that_are_not_typed_again(self, train):
+        run = train("--model.net=MLP", "--model.lr_schedule=null", "--model.optimizer=SGD", "--data=FashionMNIST")
+        again = train("--trainer.max_epochs=2", f"--ckpt_path={run}/checkpoints/last.ckpt")
+        assert again.resolve() == run.resolve()
+        assert len(scalars(run)["val/loss"]) == 2
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ("--model.optimizer.lr=0.5", "--model.optimizer.lr 0.005, here it is 0.5: leave"),
+            ("--model.optimizer=SGD", "--model.optimizer AdamW, here it is SGD: leave --model.optimizer out to go on"),
+            ("--model.lr_schedule=null", "--model.lr_schedule OneCycle, here it is None"),
+            ("--model.lr_schedule=Cosine", "--model.lr_schedule OneCycle, here it is Cosine"),
+            ("--model.net.kernel_size=3", "--model.net.kernel_size 5, here it is 3"),
+            ("--model.net=WideCNN", "--model.net TwoLayerCNN, here it is WideCNN"),
+            ("--data=FashionMNIST", "--data MNIST, here it is FashionMNIST"),
+            ("--data.split_seed=4", "--data.split_seed 0, here it is 4: leave --data.split_seed out to go on"),
+            ("--data.val_size=100", "--data.val_size 0.1, here it is 100"),
+            ("--trainer.max_epochs=9", "keep --trainer.max_epochs"),
+        ],
+    )
+    def test_with_other_settings_is_refused(self, train, tiny_root, error_of, change, message):
+        run = train("--data=MNIST")
+        files = {path: path.read_bytes() for path in run.rglob("*.ckpt")}
+        last = f"--ckpt_path={run}/checkpoints/last.ckpt"
+        assert message in error_of(fit, last, "--trainer.max_epochs=1", f"--data.root={tiny_root}", change)
+        assert {path: path.read_bytes() for path in run.rglob("*.ckpt")} == files
+
+    def test_from_weights_alone_or_from_within_an_epoch_is_refused(self, train, tiny_root, error_of):
+        within = (
+            train("--data=MNIST", "--trainer.val_check_interval=0.5", "--data.drop_last=true") / "checkpoints/best.ckpt"
+        )
+        state = torch.load(within, weights_only=True)
+        del state["optimizer_states"]
+        torch.save(state, "weights.ckpt")
+        assert "weights.ckpt holds weights alone" in error_of(
+            fit, "--ckpt_path=weights.ckpt", f"--data.root={tiny_root}"
+        )
+        state = torch.load(within, weights_only=True)
+        state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+        torch.save(state, "within.ckpt")
+        assert "in the middle of an epoch" in error_of(fit, "--ckpt_path=within.ckpt", f"--data.root={tiny_root}")
+
+    def test_without_tensorboard_in_folders_of_their_own(self, train, tiny_root, capsys):
+        runs = [train("--trainer.logger=false", "--model.lr_schedule=null", "--data=MNIST") for _ in range(2)]
+        assert [run.name for run in runs] == ["version_0", "version_1"]
+        assert all((run / "checkpoints/best.ckpt").is_file() and (run / "config.yaml").is_file() for run in runs)
+        last = f"--ckpt_path={runs[0]}/checkpoints/last.ckpt"
+        again = train("--trainer.logger=false", "--trainer.max_epochs=2", last)
+        assert again.resolve() == runs[0].resolve()
+        assert torch.load(again / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+
+    @pytest.mark.parametrize("checkpoint_first", [False, True])
+    def test_a_configuration_does_not_hide_the_checkpoint(self, train, checkpoint_first, capsys):
+        older = train("--model.net=MLP", "--model.lr_schedule=null", "--data=MNIST")
+        newer = train("--model.net=MLP", "--model.lr_schedule=null", "--data=MNIST", "--seed_everything=5")
+        config, best = ["--config", f"{older}/config.yaml"], f"{older}/checkpoints/best.ckpt"
+        evaluate([best, *config] if checkpoint_first else [*config, best])
+        assert f"Test of {best}" in capsys.readouterr().out
+        last = [f"--ckpt_path={older}/checkpoints/last.ckpt"]
+        again = train(*(last + config if checkpoint_first else config + last), "--trainer.max_epochs=2")
+        assert again.resolve() == older.resolve()
+        assert not newer.with_name("version_2").exists()
 
     def test_after_ctrl_c_by_the_command_that_was_printed(self):
+        """Also from a folder that is not the repository, with a space in the name of the runs' folder."""
         command = [sys.executable, str(REPOSITORY / "scripts/fit.py"), "--data=Digits", "--model.lr_schedule=null"]
         process = subprocess.Popen(
-            [*command, "--trainer.max_epochs=500", "--trainer.enable_progress_bar=false"],
+            [
+                *command,
+                "--trainer.max_epochs=500",
+                "--trainer.enable_progress_bar=false",
+                "--trainer.default_root_dir=my logs",
+            ],
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
@@ -209,17 +298,15 @@ class TestGoingOn:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "Traceback" not in err
+        run = "my logs/TwoLayerCNN-Digits/version_0"
         *_, said, printed = out.splitlines()
         assert said.startswith("Stopped. Go on")
-        epochs = torch.load("logs/TwoLayerCNN-Digits/version_0/checkpoints/last.ckpt", weights_only=True)["epoch"] + 2
-        arguments = printed.split()[2:]
-        done = subprocess.run(
-            [sys.executable, str(REPOSITORY / "scripts/fit.py"), *arguments, f"--trainer.max_epochs={epochs}"],
-            capture_output=True,
-            text=True,
-        )
+        epochs = torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["epoch"] + 2
+        printed += f" --trainer.max_epochs={epochs}"
+        done = subprocess.run(printed, shell=True, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert "run         logs/TwoLayerCNN-Digits/version_0" in done.stdout
+        assert f"last.ckpt, after epoch {epochs - 1}" in done.stdout
+        assert f"run         {run}" in done.stdout
 
     def test_after_ctrl_c_in_the_first_epoch(self, monkeypatch, tiny_root, capsys):
         def interrupt(*_):
@@ -260,8 +347,17 @@ class TestEvaluate:
         evaluate([])
         assert "Testing LeNetCNN on MNIST" in capsys.readouterr().out
 
+    def test_knows_the_dataset_of_a_classifier_trained_in_python(self, tiny_root, capsys):
+        trainer = Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False)
+        trainer.fit(ImageClassifier(LeNetCNN()), FashionMNIST(tiny_root, mean=0.5, std=0.5))
+        trainer.save_checkpoint("python.ckpt")
+        evaluate(["python.ckpt"])
+        printed = capsys.readouterr()
+        assert "Testing LeNetCNN on FashionMNIST" in printed.out
+        assert "warning" not in printed.err
+
     def test_needs_a_checkpoint(self, error_of):
-        assert "there is no checkpoint in logs: train first with scripts/fit.py" in error_of(evaluate)
+        assert "there is no best.ckpt in the folder of --trainer.default_root_dir: train first" in error_of(evaluate)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -295,7 +391,10 @@ class TestErrors:
             ("--model.net LeNetCN", "--model.net LeNetCN: there is no such class; did you mean LeNetCNN?"),
             ("--model.net Foo", "choose from DropoutCNN, LeNetCNN, MLP, SigmoidCNN, TwoLayerCNN, WideCNN"),
             ("--data FashonMNIST", "--data FashonMNIST: there is no such class; did you mean FashionMNIST?"),
-            ("--data CIFAR10", "choose from Digits, FashionMNIST, MNIST, MNISTOrDigits"),
+            ("--data CIFAR10", "--data CIFAR10: there is no such class; choose from Digits, FashionMNIST, MNIST"),
+            ("--trainer.callbacks+=EarlyStoping", "did you mean EarlyStopping?"),
+            ("--model.optimizer.lr x", "--model.optimizer.lr x: expected another kind of value"),
+            ("--trainer.devices x", "`devices`"),
             ("--model.optimizer Adan", "--model.optimizer Adan: there is no such class; did you mean Adam?"),
             ("--model.lr_schedule OneCircle", "did you mean OneCycle?"),
             ("--data.batch_size many", "--data.batch_size many: expected int"),
@@ -327,33 +426,41 @@ class TestErrors:
             ("--config broken.yaml", "--config broken.yaml is not YAML, line 2: "),
             ("--config text.yaml", "--config text.yaml holds no settings"),
             ("--config binary.yaml", "--config binary.yaml is not text"),
+            ("--config control.yaml", "--config control.yaml is not YAML: "),
             ("--config typo.yaml", "there is no option --trainer.max_epoch; did you mean --trainer.max_epochs?"),
             ("--ckpt_path missing.ckpt", "cannot read the checkpoint missing.ckpt: No such file or directory"),
             ("--ckpt_path empty.ckpt", "empty.ckpt is not a checkpoint, or a damaged one (0 bytes)"),
             ("--ckpt_path binary.yaml", "binary.yaml is not a checkpoint, or a damaged one (4 bytes)"),
             ("--ckpt_path tensor.ckpt", "tensor.ckpt is not a checkpoint of a run"),
-            ("--ckpt_path last", "there is no run in logs/TwoLayerCNN-Digits"),
+            ("--ckpt_path file/last.ckpt", "cannot read the checkpoint file/last.ckpt: Not a directory"),
+            ("--ckpt_path typo.yaml", "typo.yaml is not a checkpoint, or a damaged one"),
+            ("--ckpt_path last", "there is no last.ckpt in logs/TwoLayerCNN-MNIST or logs/TwoLayerCNN-Digits"),
+            (
+                "--data Digits --data.batch_size 2000 --data.drop_last true",
+                "do not fill a batch of 2,000: change --data.b",
+            ),
+            (
+                "--data Digits --data.batch_size 38 --model.net.batch_norm true --trainer.max_epochs 1",
+                "change --data.batch_size, or set --data.drop_last true",
+            ),
         ],
     )
     def test_of_fit(self, args, message, error_of):
         Path("broken.yaml").write_text("trainer: [1\nmodel: }")
         Path("text.yaml").write_text("hello")
+        Path("control.yaml").write_bytes(b"trainer:\x00")
         Path("binary.yaml").write_bytes(b"\xd0\xff\x00\x01")
         Path("typo.yaml").write_text("trainer: {max_epoch: 3}")
         Path("empty.ckpt").touch()
         Path("file").touch()
         torch.save(torch.zeros(3), "tensor.ckpt")
-        files = set(Path().rglob("*"))
         assert message in error_of(fit, *args.split())
-        left = {path for path in set(Path().rglob("*")) - files if path.is_file()}
-        assert not {path for path in left if "events" not in path.name and path.suffix != ".yaml"}
+        assert not list(Path().rglob("best.ckpt"))
 
     def test_checkpoint_of_another_network(self, train, error_of):
         path = train("--model.net=LeNetCNN") / "checkpoints/best.ckpt"
-        for command, args in ((fit, [f"--ckpt_path={path}"]), (evaluate, [str(path), "--model.net=WideCNN"])):
-            line = error_of(command, *args, "--data=Digits")
-            assert f"{path} is of another network than" in line
-            assert "--model.net" in line
+        assert f"{path} is of another network than WideCNN" in error_of(evaluate, str(path), "--model.net=WideCNN")
+        assert "--model.net LeNetCNN, here it is WideCNN" in error_of(fit, f"--ckpt_path={path}", "--model.net=WideCNN")
 
     @pytest.mark.parametrize("size", [0, 100, 10_000])
     def test_damaged_checkpoint(self, train, error_of, size):
@@ -362,13 +469,6 @@ class TestErrors:
         for command, args in ((fit, ["--ckpt_path=last", "--data=MNIST"]), (evaluate, [str(path)])):
             assert f"last.ckpt is not a checkpoint, or a damaged one ({size:,} bytes)" in error_of(command, *args)
 
-    def test_interrupted_before_its_first_checkpoint(self, train, error_of):
-        run = train()
-        run.with_name("version_1").mkdir()
-        assert "version_1, the newest run, stopped before its first checkpoint" in error_of(
-            fit, "--ckpt_path=last", "--data=MNIST", "--data.download=false", f"--data.root={run}"
-        )
-
     def test_truncated_images(self, tiny_root, tmp_path, error_of):
         root = shutil.copytree(tiny_root, tmp_path / "copy")
         os.truncate(root / "MNIST/raw/train-images-idx3-ubyte", 1000)
@@ -376,11 +476,6 @@ class TestErrors:
             fit, "--data=MNIST", f"--data.root={root}"
         )
         assert not Path("logs").exists()
-
-    def test_schedule_of_another_length(self, train, tiny_root, error_of):
-        train()
-        args = ("--ckpt_path=last", "--trainer.max_epochs=9", "--data=MNIST", f"--data.root={tiny_root}")
-        assert "keep --trainer.max_epochs" in error_of(fit, *args)
 
     def test_in_a_process_of_its_own_without_traceback(self):
         done = subprocess.run(

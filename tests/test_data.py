@@ -3,21 +3,32 @@ import math
 import os
 import shutil
 from http.client import IncompleteRead
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from torchvision import datasets
 from torchvision.transforms.functional import normalize, to_tensor
 
-from cnn_lightning.data import MNIST, Digits, FashionMNIST, MNISTOrDigits
+from cnn_lightning import ImageClassifier, LeNetCNN
+from cnn_lightning.data import MNIST, Digits, FashionMNIST
+from cnn_lightning.data.default import MNISTOrDigits
 from cnn_lightning.data.loader import EpochSampler, TensorLoader
 from cnn_lightning.errors import UsageError
+from tests.conftest import write_idx
 
 
 def fitted(module):
     module.setup("fit")
     return module
+
+
+def fit(root, **settings):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", enable_checkpointing=False, num_sanity_val_steps=0, **quiet, **settings)
+    trainer.fit(ImageClassifier(LeNetCNN()), MNIST(root))
 
 
 def rows(images):
@@ -117,6 +128,40 @@ class TestLoaders:
         assert torch.equal(firsts[0], firsts[2])
         assert not torch.equal(firsts[0], firsts[1])
 
+    def test_lightning_shuffles_every_epoch_anew(self, tiny_root):
+        """Lightning itself sets the epoch of the loader."""
+        epochs = [[], []]
+
+        class Recorder(Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+                epochs[trainer.current_epoch].extend(batch[0].sum((1, 2, 3)).tolist())
+
+        fit(tiny_root, callbacks=[Recorder()], max_epochs=2)
+        assert sorted(epochs[0]) == sorted(epochs[1])
+        assert epochs[0] != epochs[1]
+
+    @pytest.mark.filterwarnings("ignore:You requested to overfit but enabled")
+    def test_overfitting_sees_the_same_batch_every_epoch(self, tiny_root):
+        epochs = [[], []]
+
+        class Recorder(Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+                epochs[trainer.current_epoch].extend(batch[0].sum((1, 2, 3)).tolist())
+
+        fit(tiny_root, callbacks=[Recorder()], max_epochs=2, overfit_batches=1)
+        assert epochs[0] == epochs[1]
+
+    def test_every_process_gets_its_share(self, tiny_root):
+        loaders = []
+        for rank in range(2):
+            module = fitted(MNIST(tiny_root))
+            strategy = SimpleNamespace(root_device=torch.device("cpu"))
+            module.trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=2, overfit_batches=0.0)
+            loaders.append(module.train_dataloader())
+        shares = [rows(torch.cat([images for images, _ in loader])) for loader in loaders]
+        assert not shares[0] & shares[1]
+        assert len(shares[0] | shares[1]) == 360
+
     @pytest.mark.parametrize("stage", ["val", "test"])
     def test_validation_and_test_keep_order_and_last_batch(self, tiny_root, stage):
         module = fitted(MNIST(tiny_root, batch_size=32, drop_last=True))
@@ -193,7 +238,7 @@ class TestFiles:
             MNIST(tmp_path, download=False).prepare_data()
 
     @pytest.mark.parametrize(
-        "fault", [URLError("refused"), TimeoutError("timed out"), IncompleteRead(b""), RuntimeError("not the file")]
+        "fault", [URLError("refused"), TimeoutError(), IncompleteRead(b""), RuntimeError("not the file"), EOFError()]
     )
     def test_download_that_fails_is_an_error_of_one_line(self, tmp_path, monkeypatch, fault):
         def fail(*args, **kwargs):
@@ -215,6 +260,13 @@ class TestFiles:
         os.truncate(path, size if size >= 0 else path.stat().st_size - 1)
         with pytest.raises(UsageError, match=rf"{name} is damaged \([\d,]+ bytes\): remove it"):
             MNIST(tiny_copy).setup("fit")
+
+    def test_images_of_another_dataset(self, tmp_path):
+        write_idx(tmp_path / "MNIST/raw", train=40, test=10)
+        labels = tmp_path / "MNIST/raw/train-labels-idx1-ubyte"
+        labels.write_bytes(labels.read_bytes().replace(b"\x09", b"\x0a"))
+        with pytest.raises(UsageError, match="labels up to 10, expected 28×28 and labels below 10"):
+            MNIST(tmp_path).setup("fit")
 
     def test_as_many_labels_as_images(self, tiny_copy):
         raw = tiny_copy / "MNIST/raw"

@@ -15,7 +15,8 @@ def rates(schedule, total_steps, **settings):
     for _ in range(total_steps):
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        schedule.step() if len(seen) < total_steps else None
+        if len(seen) < total_steps:
+            schedule.step()
     return seen
 
 

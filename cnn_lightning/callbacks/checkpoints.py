@@ -49,7 +49,8 @@ class BestCheckpoint(_RunCheckpoint):
     def _report(self, trainer: Trainer, before: float | None) -> None:
         if self.best_model_score is before:
             return
-        fall = f"{self.best_model_score:.4f}" if before is None else f"{before:.4f} -> {self.best_model_score:.4f}"
+        score = trainer.callback_metrics["val/loss"]  # not best_model_score, which is infinite where this is NaN
+        fall = f"{score:.4f}" if before is None else f"{before:.4f} -> {score:.4f}"
         line = (
             f"epoch {trainer.current_epoch + 1}: val/loss {fall}, val/acc {trainer.callback_metrics['val/acc']:.2%}, "
             f"saved as {Path(self.best_model_path).name}"

@@ -21,7 +21,7 @@ class SaveConfig(SaveConfigCallback):
         if stage != "fit":
             return
         self.config = self.config.clone()
-        self.config.ckpt_path = None
+        del self.config["ckpt_path"]
         folder = Path(trainer.log_dir)
         earlier = len(list(folder.glob("config*.yaml")))
         self.config_filename = f"config_{earlier + 1}.yaml" if earlier else "config.yaml"

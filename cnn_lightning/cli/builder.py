@@ -16,8 +16,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, LayerTable, ProgressBar, SaveConfig
 from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.cli import runs
-from cnn_lightning.cli.parser import CLASS_OPTIONS, OneLineParser, check_config_files
-from cnn_lightning.data import ImageDataModule, MNISTOrDigits
+from cnn_lightning.cli.parser import OneLineParser, check_config_files, class_name, drop_other_classes
+from cnn_lightning.data import ImageDataModule
+from cnn_lightning.data.default import MNISTOrDigits
 from cnn_lightning.errors import UsageError
 
 # What holds where neither a recipe nor the command line says otherwise.
@@ -27,6 +28,8 @@ DEFAULTS = {
     "trainer.default_root_dir": "logs",
     "trainer.log_every_n_steps": 10,
     "trainer.num_sanity_val_steps": 0,
+}
+CLASS_DEFAULTS = {
     "model.net": {"class_path": "TwoLayerCNN"},
     "model.optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.005}},
     "model.lr_schedule": {"class_path": "OneCycle"},
@@ -39,17 +42,22 @@ class ClassifierCLI(LightningCLI):
 
     Args:
         args: Command-line arguments.
+        description: What the command does, for ``--help``.
         save_config: Callback that saves the settings of a run.
 
     Attributes:
         ckpt_path: The checkpoint to start from, None for none.
+        checkpoint: Its content, empty for none.
 
     Raises:
         UsageError: A setting is not possible.
     """
 
-    def __init__(self, args: Sequence[str], save_config: type[SaveConfigCallback] | None = None) -> None:
+    def __init__(
+        self, args: Sequence[str], description: str, save_config: type[SaveConfigCallback] | None = None
+    ) -> None:
         self.ckpt_path: Path | None = None
+        self.checkpoint: dict[str, Any] = {}
         OneLineParser.command_line = args
         check_config_files(args)
         try:
@@ -59,39 +67,45 @@ class ClassifierCLI(LightningCLI):
                 subclass_mode_data=True,
                 save_config_callback=save_config,
                 parser_class=OneLineParser,
-                parser_kwargs={"description": self.__doc__.splitlines()[0]},
+                parser_kwargs={"description": description},
                 args=args,
                 run=False,
                 auto_configure_optimizers=False,
             )
         except MisconfigurationException as error:
             raise UsageError(f"{error} Change the options of --trainer.") from error
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             # What was being built says best what is wrong with it; jsonargparse wraps some of these errors.
             raise (error.__context__ if isinstance(error.__context__, UsageError) else UsageError(error)) from error
 
     def add_arguments_to_parser(self, parser: OneLineParser) -> None:
         """Set the defaults."""
-        parser.set_defaults(DEFAULTS)
+        parser.set_defaults(DEFAULTS | CLASS_DEFAULTS)
 
     def parse_arguments(self, parser: OneLineParser, args: Sequence[str]) -> None:
-        """Parse twice: first to learn which classes are chosen, then with their defaults as the defaults.
+        """Parse twice: first to learn which classes are chosen, then with their settings as the defaults.
 
-        Else jsonargparse hands the settings of a default class on to the class that takes its place: SGD would
-        have the weight_decay of AdamW.
+        Else jsonargparse hands the settings of a class on to the class that takes its place: SGD would have the
+        weight_decay of AdamW.
         """
-        chosen = parser.parse_args([arg for arg in args if not arg.startswith("--print_config")])
-        parser.set_defaults(self.defaults_for(chosen))
-        self.config = parser.parse_args(args)
-
-    def defaults_for(self, chosen: Any) -> dict[str, Any]:
-        """The defaults that follow from a first look at the command line."""
-        classes = {option: chosen[option] for option in CLASS_OPTIONS if chosen[option] is not None}
-        return {
+        first = parser.parse_args([arg for arg in args if not arg.startswith("--print_config")])
+        chosen = {option: first[option] for option in CLASS_DEFAULTS if first[option] is not None}
+        names = {option: class_name(spec) for option, spec in chosen.items()}
+        defaults = {
             option: {"class_path": spec.class_path}
-            for option, spec in classes.items()
-            if class_name(spec) != class_name(DEFAULTS[option])
+            for option, spec in chosen.items()
+            if names[option] != class_name(CLASS_DEFAULTS[option])
         }
+        self.ckpt_path = self.find_checkpoint(first)
+        if self.ckpt_path is not None:
+            self.checkpoint = runs.read_checkpoint(self.ckpt_path)
+            defaults |= runs.settings_in(self.checkpoint, self.ckpt_path)
+        parser.set_defaults(defaults)
+        self.config = parser.parse_args(drop_other_classes(args, names))
+
+    def find_checkpoint(self, config: Any) -> Path | None:
+        """The checkpoint to start from, whose network and dataset are the defaults; None for none."""
+        raise NotImplementedError
 
     def before_instantiate_classes(self) -> None:
         """Choose the dataset if none was named."""
@@ -110,6 +124,8 @@ class ClassifierCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer; network and dataset are there already."""
         self._check_agreement()
+        if self.ckpt_path is not None:
+            runs.check_fits(self.checkpoint, self.ckpt_path, self.model)
         return super().instantiate_trainer(**kwargs)
 
     def _check_agreement(self) -> None:
@@ -133,7 +149,7 @@ class FitCLI(ClassifierCLI):
     def __init__(self, args: Sequence[str]) -> None:
         self.best: BestCheckpoint | None = None
         self.last: LastCheckpoint | None = None
-        super().__init__(args, save_config=SaveConfig)
+        super().__init__(args, "Train a network, keep its best and its last checkpoint, and test the best.", SaveConfig)
 
     def add_arguments_to_parser(self, parser: OneLineParser) -> None:
         """Add what only training needs."""
@@ -144,32 +160,36 @@ class FitCLI(ClassifierCLI):
             help="Go on from this checkpoint; 'last' is that of the newest run of this network on this dataset.",
         )
 
+    def find_checkpoint(self, config: Any) -> Path | None:
+        """The checkpoint that was named, or the last one of the newest run of this kind."""
+        if config.ckpt_path != "last":
+            return config.ckpt_path and Path(config.ckpt_path)
+        data = class_name(config.data)
+        datasets = ("MNIST", "Digits") if data == MNISTOrDigits.__name__ else (data,)
+        root = Path(config.trainer.default_root_dir)
+        return runs.newest_checkpoint([root / f"{class_name(config.model.net)}-{name}" for name in datasets], "last")
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with the folder of the run and what is watched and saved."""
         settings = self.config_init.trainer
-        folder, version, step = self._run_folder(Path(settings.default_root_dir))
+        folder = Path(settings.default_root_dir) / f"{type(self.model.net).__name__}-{type(self.datamodule).__name__}"
+        version = runs.next_version(folder)
+        if self.ckpt_path is not None:
+            runs.check_goes_on(self.checkpoint, self.ckpt_path, self.model, self.datamodule)
+            if run := runs.run_of(self.ckpt_path):
+                folder, version = run.parent, run.name
         if settings.logger in (None, True):
             # purge_step hides the points that an interrupted run drew after its checkpoint.
+            step = self.checkpoint.get("global_step")
             settings.logger = TensorBoardLogger(
                 folder.parent, folder.name, version, default_hp_metric=False, purge_step=step
             )
+        elif settings.logger is False:
+            kwargs["default_root_dir"] = folder / version
         if settings.enable_checkpointing is not False and not settings.fast_dev_run:
             self.best, self.last = BestCheckpoint(), LastCheckpoint()
         self.trainer_defaults["callbacks"] = self._callbacks(settings)
         return super().instantiate_trainer(**kwargs)
-
-    def _run_folder(self, root: Path) -> tuple[Path, str | None, int | None]:
-        """Where the runs of this network and dataset are; for one that goes on its own name and its step."""
-        folder = root / f"{class_name(self.config.model.net)}-{class_name(self.config.data)}"
-        if self.config.ckpt_path is None:
-            return folder, None, None
-        self.ckpt_path = (
-            runs.last_checkpoint(folder) if self.config.ckpt_path == "last" else Path(self.config.ckpt_path)
-        )
-        checkpoint = runs.read_checkpoint(self.ckpt_path)
-        runs.check_fits(checkpoint, self.ckpt_path, self.model)
-        run = runs.run_of(self.ckpt_path)
-        return (run.parent, run.name, checkpoint["global_step"]) if run else (folder, None, None)
 
     def _callbacks(self, settings: Any) -> list[Callback]:
         callbacks = [callback for callback in (self.best, self.last) if callback]
@@ -184,6 +204,9 @@ class FitCLI(ClassifierCLI):
 class EvaluateCLI(ClassifierCLI):
     """Builds network and dataset as a checkpoint describes them; the command line may change them."""
 
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(args, "Test a checkpoint on the official test images of its dataset.")
+
     def add_arguments_to_parser(self, parser: OneLineParser) -> None:
         """Add what only evaluation needs."""
         super().add_arguments_to_parser(parser)
@@ -191,26 +214,22 @@ class EvaluateCLI(ClassifierCLI):
             "ckpt_path", nargs="?", help="The checkpoint; without it, the best checkpoint of the newest run."
         )
 
-    def defaults_for(self, chosen: Any) -> dict[str, Any]:
-        """The network and the dataset of the checkpoint."""
-        root = Path(chosen.trainer.default_root_dir)
-        self.ckpt_path = Path(chosen.ckpt_path) if chosen.ckpt_path else runs.newest_best_checkpoint(root)
-        self.checkpoint = runs.read_checkpoint(self.ckpt_path)
-        return super().defaults_for(chosen) | runs.settings_in(self.checkpoint, self.ckpt_path)
+    def find_checkpoint(self, config: Any) -> Path:
+        """The checkpoint that was named, or the best of the newest run."""
+        if config.ckpt_path:
+            return Path(config.ckpt_path)
+        return runs.newest_checkpoint(Path(config.trainer.default_root_dir).glob("*-*"), "best")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make a trainer that writes nothing."""
-        runs.check_fits(self.checkpoint, self.ckpt_path, self.model)
-        self.trainer_defaults["callbacks"] = _progress_bar(self.config_init.trainer)
-        return super().instantiate_trainer(logger=False, **kwargs)
+        settings = self.config_init.trainer
+        # What a configuration says of training is not wanted here.
+        settings.callbacks = [callback for callback in settings.callbacks or [] if isinstance(callback, AnyProgressBar)]
+        self.trainer_defaults["callbacks"] = _progress_bar(settings)
+        return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
 
 
 def _progress_bar(settings: Any) -> list[Callback]:
     """Our bar, unless there is to be none or another."""
     chosen = any(isinstance(callback, AnyProgressBar) for callback in settings.callbacks or [])
     return [] if chosen or settings.enable_progress_bar is False else [ProgressBar()]
-
-
-def class_name(spec: Any) -> str:
-    """The name of the class in a configuration {class_path, init_args}."""
-    return spec["class_path"].rpartition(".")[2]

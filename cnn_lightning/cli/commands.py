@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +50,10 @@ def fit(args: Sequence[str] | None = None) -> None:
     cli = FitCLI(args)
     model, data, trainer = cli.model, cli.datamodule, cli.trainer
     _prepare(cli, "fit")
-    _make_folder(Path(trainer.default_root_dir))
+    if not trainer.fast_dev_run:
+        _make_folder(Path(trainer.log_dir))
+    if cli.ckpt_path:
+        say(f"Going on from {_shown(cli.ckpt_path)}, after epoch {cli.checkpoint['epoch'] + 1}")
     say(
         f"Training {type(model.net).__name__} on {type(data).__name__}: {data.size('train'):,} training and "
         f"{data.size('val'):,} validation images, seed {cli.config.seed_everything}, device {_device(trainer)}"
@@ -67,7 +71,7 @@ def fit(args: Sequence[str] | None = None) -> None:
     if best:
         say(f"checkpoint  {_shown(best)}")
     if isinstance(trainer.logger, TensorBoardLogger):
-        say(f"curves      {_program('tensorboard')} --logdir {_shown(trainer.default_root_dir)}")
+        say(f"curves      {shlex.join([_program('tensorboard'), '--logdir', _shown(trainer.default_root_dir)])}")
 
 
 @command
@@ -110,6 +114,9 @@ def _make_folder(folder: Path) -> None:
 
 def _test(cli: ClassifierCLI, checkpoint: Path | None) -> None:
     data, trainer = cli.datamodule, cli.trainer
+    if trainer.limit_test_batches == 0:
+        say("Not tested, because --trainer.limit_test_batches is 0.")
+        return
     with _ctrl_c_as_usual(trainer):
         metrics = trainer.test(cli.model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)[0]
     total = min(data.size("test"), trainer.num_test_batches[0] * data.batch_size * trainer.world_size)
@@ -126,14 +133,15 @@ def _say_how_to_go_on(cli: FitCLI) -> None:
         return
     config = next(c for c in cli.trainer.callbacks if isinstance(c, SaveConfig)).path
     say("Stopped. Go on from the end of the last whole epoch with")
-    say(f"{_program('python')} scripts/fit.py --config {_shown(config)} --ckpt_path {_shown(last)}")
+    words = [_program("python"), _shown(sys.argv[0]), "--config", _shown(config), "--ckpt_path", _shown(last)]
+    say(shlex.join(words))
 
 
 def _device(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
-    return f"{device} ({name}{processes})"
+    names = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: f"{torch.get_num_threads()} threads"}
+    name = f" ({names[device.type](device)})" if device.type in names else ""
+    return f"{device}{name}" + (f", {trainer.world_size} processes" if trainer.world_size > 1 else "")
 
 
 def _program(name: str) -> str:
@@ -154,6 +162,7 @@ def _hush() -> None:
         "`isinstance.treespec, LeafSpec.` is deprecated",  # another of these calls
         "Checkpoint directory .* exists and is not empty",  # a run goes on
         "The number of training batches .* is smaller",  # every epoch ends with a point of the curves
+        "You requested to overfit but enabled",  # it is not shuffled then
         "Be aware that when using `ckpt_path`, callbacks",  # evaluate needs no callbacks of fit
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -3,14 +3,16 @@
 Our own, because jsonargparse answers a mistyped name with the usage of a hundred options and a list of type errors.
 """
 
+import copy
 import difflib
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import yaml
+from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import optim
 
@@ -18,7 +20,14 @@ from cnn_lightning import data, nets, schedules
 from cnn_lightning.errors import UsageError, exit_with
 
 # The options that take the name of a class, and where to find the classes.
-CLASS_OPTIONS = {"model.net": nets, "model.optimizer": optim, "model.lr_schedule": schedules, "data": data}
+CLASS_OPTIONS = {
+    "model.net": nets,
+    "model.optimizer": optim,
+    "model.lr_schedule": schedules,
+    "data": data,
+    "trainer.callbacks": callbacks,
+    "trainer.logger": loggers,
+}
 
 
 class OneLineParser(LightningArgumentParser):
@@ -48,8 +57,11 @@ class OneLineParser(LightningArgumentParser):
         if match := re.match(r"Group '(\S+)' does not accept option '(\S+)'", message):
             return self._no_such_option(f"--{match[1]}.{match[2]}")
         if match := re.match(r'Parser key "(\S+)":\s+- Expected a path but (\S+) either', message):
-            names = _class_names(match[1])
-            return f"--{match[1]} {match[2]}: there is no such class{_did_you_mean(match[2], names)}"
+            option, value = self._as_typed(match[1]), match[2]
+            names = _class_names(option.removeprefix("--"))
+            if not names:
+                return f"{option} {value}: expected another kind of value, see --help"
+            return f"{option} {value}: there is no such class{_did_you_mean(value, names)}"
         if match := re.match(r'Parser key "(\S+)":\s+(.*)', message, re.DOTALL):
             value = re.search(r"(?:Got|Given) value: (.*)", message)
             kinds = re.findall(r"Expected an? (?:<class '|typing.Literal\[)(.*?)(?:'>|\])", message)
@@ -83,25 +95,64 @@ def check_config_files(args: Sequence[str]) -> None:
     Raises:
         UsageError: One is missing, or is not YAML with settings.
     """
-    for path in _config_files(args):
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"--config {path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"--config {path} is not text: expected a YAML file") from error
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1
-            raise UsageError(f"--config {path} is not YAML, line {line}: {error.problem}") from error
-        if not isinstance(content, dict):
-            raise UsageError(f"--config {path} holds no settings: expected lines like 'trainer: {{max_epochs: 3}}'")
+    for path in _config_files(args).values():
+        _read_config(path)
 
 
-def _config_files(args: Sequence[str]) -> Iterator[str]:
-    for arg, following in zip(args, [*args, ""][1:], strict=True):
-        name, _, value = arg.partition("=")
-        if name in ("-c", "--config"):
-            yield value or following
+def drop_other_classes(args: Sequence[str], chosen: Mapping[str, str]) -> list[str]:
+    """Take out of the files of ``--config`` the settings of classes that others have taken the place of.
+
+    Args:
+        args: Command-line arguments.
+        chosen: For options like "model.net" the name of the class that was chosen in the end.
+
+    Returns:
+        The arguments, with the changed content of a file in place of its name.
+    """
+    args = list(args)
+    for position, path in _config_files(args).items():
+        content = _read_config(path)
+        before = copy.deepcopy(content)
+        for option, name in chosen.items():
+            *groups, key = option.split(".")
+            group = content
+            for part in groups:
+                group = group.get(part) or {}
+            if group.get(key) and class_name(group[key]) != name:
+                del group[key]
+        if content != before:
+            flag, separator, _ = args[position].rpartition("=")
+            args[position] = flag + separator + yaml.safe_dump(content)
+    return args
+
+
+def class_name(spec: Any) -> str:
+    """The name of the class in a configuration, which is its path or {class_path, init_args}."""
+    return (spec if isinstance(spec, str) else spec["class_path"]).rpartition(".")[2]
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config {path} is not text: expected a YAML file") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1
+        raise UsageError(f"--config {path} is not YAML, line {line}: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"--config {path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path} holds no settings: expected lines like 'trainer: {{max_epochs: 3}}'")
+    return content
+
+
+def _config_files(args: Sequence[str]) -> dict[int, str]:
+    """The files of ``--config``, by the positions of the arguments that name them."""
+    joined = {i: arg.split("=", 1)[1] for i, arg in enumerate(args) if arg.startswith(("-c=", "--config="))}
+    apart = {i: arg for i, arg in enumerate(args) if i and args[i - 1] in ("-c", "--config")}
+    return joined | apart
 
 
 def _classes(module: Any) -> list[type]:

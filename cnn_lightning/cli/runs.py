@@ -1,46 +1,33 @@
 """The runs on disk: ``logs/NETWORK-DATASET/version_N`` with ``config.yaml``, events and ``checkpoints``."""
 
-import pickle
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule
 
 from cnn_lightning.errors import UsageError
 
 
-def newest_run(folder: Path) -> Path | None:
-    """The run of the highest number among the ``version_N`` in a folder."""
-    runs = [path for path in folder.glob("version_*") if path.name.removeprefix("version_").isdigit()]
-    return max(runs, key=lambda path: int(path.name.removeprefix("version_")), default=None)
+def next_version(folder: Path) -> str:
+    """The name of a new run in a folder like ``logs/LeNetCNN-MNIST``."""
+    numbers = [path.name.removeprefix("version_") for path in folder.glob("version_*")]
+    return f"version_{max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1}"
 
 
-def last_checkpoint(folder: Path) -> Path:
-    """The last checkpoint of the newest run in a folder like ``logs/LeNetCNN-MNIST``.
-
-    Raises:
-        UsageError: There is no run, or it has not saved a checkpoint yet.
-    """
-    run = newest_run(folder)
-    if run is None:
-        raise UsageError(f"there is no run in {folder}: give --ckpt_path a file, or leave it out to start a new run")
-    path = run / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise UsageError(f"{run}, the newest run, stopped before its first checkpoint: leave --ckpt_path out")
-    return path
-
-
-def newest_best_checkpoint(root: Path) -> Path:
-    """The best checkpoint that was saved last, among all runs below a folder.
+def newest_checkpoint(folders: Iterable[Path], name: str) -> Path:
+    """The "best" or "last" checkpoint that was saved last, among all runs in the given folders.
 
     Raises:
         UsageError: There is none.
     """
-    paths = root.glob("*/version_*/checkpoints/best.ckpt")
-    newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
-        raise UsageError(f"there is no checkpoint in {root}: train first with scripts/fit.py, or name a checkpoint")
-    return newest
+    folders = list(folders)
+    paths = [path for folder in folders for path in folder.glob(f"version_*/checkpoints/{name}.ckpt")]
+    if not paths:
+        where = " or ".join(map(str, folders)) or "the folder of --trainer.default_root_dir"
+        raise UsageError(f"there is no {name}.ckpt in {where}: train first with scripts/fit.py, or name a checkpoint")
+    return max(paths, key=lambda path: path.stat().st_mtime)
 
 
 def run_of(checkpoint: Path) -> Path | None:
@@ -60,17 +47,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UsageError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        size = path.stat().st_size
-        raise UsageError(f"{path} is not a checkpoint, or a damaged one ({size:,} bytes): name another") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    except Exception as error:  # PyTorch checks little: a damaged file fails wherever it is noticed first
+        size = f"{path.stat().st_size:,} bytes" if path.is_file() else error
+        raise UsageError(f"{path} is not a checkpoint, or a damaged one ({size}): name another") from error
+    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise UsageError(f"{path} is not a checkpoint of a run: expected a file that scripts/fit.py saved")
     return checkpoint
 
 
-def check_fits(checkpoint: dict[str, Any], path: Path, model: torch.nn.Module) -> None:
+def check_fits(checkpoint: dict[str, Any], path: Path, model: LightningModule) -> None:
     """Make sure that a checkpoint holds exactly the weights of a model.
 
     Raises:
@@ -84,6 +72,42 @@ def check_fits(checkpoint: dict[str, Any], path: Path, model: torch.nn.Module) -
             f"{path} is of another network than {type(model.net).__name__} as configured (they differ in {name} "
             f"{shape}): give --config the config.yaml of its run, or change --model.net"
         )
+
+
+def check_goes_on(checkpoint: dict[str, Any], path: Path, model: LightningModule, data: LightningDataModule) -> None:
+    """Make sure that training can go on from a checkpoint, in the way it began.
+
+    Raises:
+        UsageError: It holds weights alone, was saved in the middle of an epoch, or began with other settings.
+    """
+    if not checkpoint.get("optimizer_states") or "loops" not in checkpoint:
+        raise UsageError(f"{path} holds weights alone: to go on, name the last.ckpt of a run")
+    if not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+        raise UsageError(f"{path} was saved in the middle of an epoch: to go on, name the last.ckpt of its run")
+    for group, key, configured in (
+        ("model", "hyper_parameters", model.hparams),
+        ("data", "datamodule_hyper_parameters", data.hparams),
+    ):
+        began, now = _flat(f"--{group}", checkpoint.get(key, {})), _flat(f"--{group}", configured)
+        for option in sorted(began.keys() - {"--data.root", "--data.download"}):  # classes before their settings
+            if began[option] != now.get(option):
+                raise UsageError(
+                    f"{path} was trained with {option} {began[option]}, here it is {now.get(option)}: leave {option} "
+                    "out to go on, or --ckpt_path to start a new run"
+                )
+
+
+def _flat(option: str, settings: Any) -> dict[str, Any]:
+    """Settings by the options that change them: {"--model.optimizer": "AdamW", "--model.optimizer.lr": 0.005, ...}."""
+    if not isinstance(settings, Mapping):
+        return {option: settings}
+    flat = {}
+    for key, value in settings.items():
+        if key in ("class_path", "_class_path"):
+            flat[option] = value.rpartition(".")[2]
+        elif key != "_instantiator":
+            flat |= _flat(option if key == "init_args" else f"{option}.{key}", value)
+    return flat
 
 
 def settings_in(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -73,6 +73,8 @@ class ImageDataModule(LightningDataModule, ABC):
             raise UsageError(f"split_seed is {split_seed}, expected 0 to 4294967295: change --data.split_seed")
         root = root and str(root)  # checkpoints take no Path
         self.save_hyperparameters()
+        # The command line saves this with the settings; built in Python, a checkpoint shall name its dataset too.
+        self.hparams.setdefault("_class_path", f"{type(self).__module__}.{type(self).__qualname__}")
         self.root = Path(root or os.environ.get("CNN_LIGHTNING_DATA") or "data")
         self.batch_size = batch_size
         self.val_size = val_size
@@ -112,8 +114,20 @@ class ImageDataModule(LightningDataModule, ABC):
             self._parts["val"] = images[val], labels[val]
 
     def train_dataloader(self) -> TensorLoader:
-        """Batches of normalised training images, shuffled."""
-        return self._loader("train", shuffle_seed=torch.initial_seed(), drop_last=self.drop_last)
+        """Batches of normalised training images, shuffled; in their own order to overfit a few of them.
+
+        Raises:
+            UsageError: There is no full batch, and others are left out.
+        """
+        overfit = self.trainer is not None and self.trainer.overfit_batches
+        seed = None if overfit else torch.initial_seed()
+        loader = self._loader("train", shuffle_seed=seed, drop_last=self.drop_last)
+        if not len(loader):
+            raise UsageError(
+                f"the {self.size('train'):,} training images do not fill a batch of {self.batch_size:,}: "
+                "change --data.batch_size or --data.drop_last"
+            )
+        return loader
 
     def val_dataloader(self) -> TensorLoader:
         """Batches of normalised validation images."""

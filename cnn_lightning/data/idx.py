@@ -1,6 +1,7 @@
 """Datasets in the file format of MNIST, IDX, read and downloaded by torchvision."""
 
 import socket
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from http.client import HTTPException
@@ -42,11 +43,12 @@ class IDXDataModule(ImageDataModule, ABC):
             return
         try:
             self._download()
-        except (RuntimeError, OSError, HTTPException) as error:
+        except (RuntimeError, OSError, HTTPException, EOFError, zlib.error) as error:
+            # The last line: torchvision puts what it tried before it.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise UsageError(
-                f"{self.source.__name__} is not on disk and was not downloaded "
-                f"({str(error).strip().splitlines()[-1]}): put {', '.join(missing)} into {self.folder}, "
-                "or change --data.root"
+                f"{self.source.__name__} is not on disk and was not downloaded ({reason}): "
+                f"put {', '.join(missing)} into {self.folder}, or change --data.root"
             ) from error
 
     def _download(self) -> None:
@@ -75,6 +77,12 @@ class IDXDataModule(ImageDataModule, ABC):
         if len(images) != len(labels):
             raise UsageError(
                 f"{self.folder} holds {len(images):,} {part} images but {len(labels):,} labels: "
+                "remove its files and run again to download them"
+            )
+        if images.shape[1:] != (self.image_size, self.image_size) or labels.max() >= self.num_classes:
+            raise UsageError(
+                f"{self.folder} holds {part} images of {images.shape[1]}×{images.shape[2]} pixels with labels up to "
+                f"{labels.max()}, expected {self.image_size}×{self.image_size} and labels below {self.num_classes}: "
                 "remove its files and run again to download them"
             )
         return images[:, None], labels

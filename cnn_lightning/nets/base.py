@@ -33,6 +33,7 @@ class ConvNet(nn.Module, ABC):
     def __new__(cls, *args: Any, **kwargs: Any) -> "ConvNet":  # noqa: D102
         net = super().__new__(cls)
         arguments = inspect.signature(cls.__init__).bind_partial(net, *args, **kwargs).arguments
+        # Past nn.Module, which takes attributes only after its __init__.
         net.__dict__["init_args"] = {name: value for name, value in arguments.items() if value is not net}
         return net
 

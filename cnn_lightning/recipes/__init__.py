@@ -1,1 +1,1 @@
-"""Recipes: one YAML file for each article, and ``default.yaml`` under all of them."""
+"""Recipes: one YAML file for each article, with the settings that differ from the defaults of the commands."""

@@ -9,12 +9,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnn_lightning.errors import UsageError
 from cnn_lightning.nets import ConvNet
+from cnn_lightning.schedules import Cosine, OneCycle
 
 
 class ImageClassifier(LightningModule):
@@ -36,7 +36,7 @@ class ImageClassifier(LightningModule):
         self,
         net: ConvNet,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
-        lr_schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
+        lr_schedule: Callable[[Optimizer, int], OneCycle | Cosine] | None = None,
     ) -> None:
         super().__init__()
         self._save_plain_hyperparameters(net)
@@ -105,7 +105,7 @@ class ImageClassifier(LightningModule):
         """
         try:
             optimizer = self.optimizer(self.net.parameters())
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UsageError(f"{error}: change --model.optimizer") from error
         if self.lr_schedule is None:
             return {"optimizer": optimizer}
@@ -114,7 +114,7 @@ class ImageClassifier(LightningModule):
             raise UsageError("a learning-rate schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
         try:
             schedule = self.lr_schedule(optimizer, total_steps)
-        except ValueError as error:
+        except (ValueError, TypeError, ZeroDivisionError) as error:
             raise UsageError(f"{error}: change --model.lr_schedule") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

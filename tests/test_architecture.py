@@ -11,7 +11,7 @@ ALLOWED = {
     "nets": {"nets"},
     "data": {"data", "errors"},
     "schedules": {"errors"},
-    "classifier": {"nets", "errors"},
+    "classifier": {"nets", "schedules", "errors"},
     "callbacks": {"callbacks"},
     "cli": {"cli", "callbacks", "classifier", "data", "nets", "schedules", "errors"},
     "errors": set(),

@@ -74,8 +74,11 @@ class ClassifierCLI(LightningCLI):
             )
         except MisconfigurationException as error:
             raise UsageError(f"{error} Change the options of --trainer.") from error
-        except (ValueError, TypeError, RuntimeError) as error:
-            # What was being built says best what is wrong with it; jsonargparse wraps some of these errors.
+        except UsageError:
+            raise
+        except Exception as error:
+            # Nothing has been done yet but building what was asked for, and each part says in its own way, with
+            # many kinds of exceptions, what it cannot be. jsonargparse wraps some of them.
             raise (error.__context__ if isinstance(error.__context__, UsageError) else UsageError(error)) from error
 
     def add_arguments_to_parser(self, parser: OneLineParser) -> None:
@@ -124,6 +127,10 @@ class ClassifierCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer; network and dataset are there already."""
         self._check_agreement()
+        for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+            value = self.config_init.trainer[name]
+            if isinstance(value, int | float) and value <= 0:
+                raise UsageError(f"{name} is {value}, expected more than 0: change --trainer.{name}")
         if self.ckpt_path is not None:
             runs.check_fits(self.checkpoint, self.ckpt_path, self.model)
         return super().instantiate_trainer(**kwargs)

@@ -76,6 +76,8 @@ class OneLineParser(LightningArgumentParser):
         for key, module in CLASS_OPTIONS.items():
             options += [f"--{key}.{name}" for cls in _classes(module) for name in inspect.signature(cls).parameters]
         group = option.rpartition(".")[0]
+        if option in options:
+            return f"{option} is not an option of the class that is chosen for {group}; see {group}.help"
         # The names of a group are compared without it, for what they share would make all of them near.
         siblings = {o.rpartition(".")[2]: o for o in options if o.rpartition(".")[0] == group}
         nearest = difflib.get_close_matches(option.rpartition(".")[2], siblings, n=1)

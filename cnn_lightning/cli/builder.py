@@ -89,7 +89,7 @@ class ClassifierCLI(LightningCLI):
         """Parse twice: first to learn which classes are chosen, then with their settings as the defaults.
 
         Else jsonargparse hands the settings of a class on to the class that takes its place: SGD would have the
-        weight_decay of AdamW.
+        weight_decay of AdamW. Where there is a checkpoint, what it says of network and dataset are the defaults.
         """
         first = parser.parse_args([arg for arg in args if not arg.startswith("--print_config")])
         chosen = {option: first[option] for option in CLASS_DEFAULTS if first[option] is not None}
@@ -126,16 +126,17 @@ class ClassifierCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer; network and dataset are there already."""
-        self._check_agreement()
-        for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
-            value = self.config_init.trainer[name]
-            if isinstance(value, int | float) and value <= 0:
-                raise UsageError(f"{name} is {value}, expected more than 0: change --trainer.{name}")
+        self._check_settings()
         if self.ckpt_path is not None:
             runs.check_fits(self.checkpoint, self.ckpt_path, self.model)
         return super().instantiate_trainer(**kwargs)
 
-    def _check_agreement(self) -> None:
+    def _check_settings(self) -> None:
+        """Refuse what neither Lightning nor a network or dataset alone would notice before training."""
+        for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+            value = self.config_init.trainer[name]
+            if isinstance(value, int | float) and value <= 0:
+                raise UsageError(f"{name} is {value}, expected more than 0: change --trainer.{name}")
         net, data = self.model.net, self.datamodule
         for name in ("in_channels", "num_classes", "image_size"):
             if getattr(net, name) != getattr(data, name):

@@ -2,7 +2,7 @@
 
 from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.data import MNIST, Digits, FashionMNIST
-from cnn_lightning.nets import MLP, DropoutCNN, LeNetCNN, SigmoidCNN, TwoLayerCNN, WideCNN
+from cnn_lightning.nets import MLP, DropoutCNN, FastCNN, LeNetCNN, SigmoidCNN, TwoLayerCNN, WideCNN
 
 __version__ = "0.1.0"
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Digits",
     "DropoutCNN",
     "FashionMNIST",
+    "FastCNN",
     "ImageClassifier",
     "LeNetCNN",
     "SigmoidCNN",

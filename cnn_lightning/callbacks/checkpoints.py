@@ -1,9 +1,10 @@
 """The two checkpoints of a run."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
@@ -12,6 +13,12 @@ class _RunCheckpoint(ModelCheckpoint):
 
     def __init__(self, name: str, **settings: Any) -> None:
         super().__init__(filename=name, enable_version_counter=False, **settings)
+
+    # Lightning asks for the key in every hook of every step, and ModelCheckpoint writes it anew each time.
+    state_key = cached_property(ModelCheckpoint.state_key.fget)
+
+    # It saves at the end of an epoch, and need not ask in every step whether to.
+    on_train_batch_end = Callback.on_train_batch_end
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the file of the run that goes on, wherever its folder is now.

@@ -163,11 +163,22 @@ def _hush() -> None:
         "Checkpoint directory .* exists and is not empty",  # a run goes on
         "The number of training batches .* is smaller",  # every epoch ends with a point of the curves
         "You requested to overfit but enabled",  # it is not shuffled then
+        "Precision .* is not supported by the model summary",  # LayerTable shows no sizes in MB
         "Be aware that when using `ckpt_path`, callbacks",  # evaluate needs no callbacks of fit
     ):
         warnings.filterwarnings("ignore", message=message)
     noise = (
-        *("GPU avail", "TPU avail", "💡", "Seed set", "Restor", "Loaded model", "Loading `train", "Trainer already"),
+        *(
+            "GPU avail",
+            "TPU avail",
+            "💡",
+            "Seed set",
+            "Restor",
+            "Loaded model",
+            "Loading `train",
+            "Trainer already",
+            "Using bfloat16",
+        ),
         "`Trainer.fit` stopped: `max_epochs",
     )
     for name in ("lightning.pytorch", "lightning.fabric"):

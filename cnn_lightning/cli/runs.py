@@ -89,7 +89,9 @@ def check_goes_on(checkpoint: dict[str, Any], path: Path, model: LightningModule
         ("data", "datamodule_hyper_parameters", data.hparams),
     ):
         began, now = _flat(f"--{group}", checkpoint.get(key, {})), _flat(f"--{group}", configured)
-        for option in sorted(began.keys() - {"--data.root", "--data.download"}):  # classes before their settings
+        for option in sorted(
+            began.keys() - {"--data.root", "--data.download", "--model.compile_mode"}
+        ):  # classes before their settings
             if began[option] != now.get(option):
                 raise UsageError(
                     f"{path} was trained with {option} {began[option]}, here it is {now.get(option)}: leave {option} "

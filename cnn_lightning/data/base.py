@@ -4,13 +4,14 @@ import math
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from cnn_lightning.data.augment import FlipAndShift
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.errors import UsageError
 
@@ -32,6 +33,8 @@ class ImageDataModule(LightningDataModule, ABC):
         std: Divides the pixels then. Default: the standard deviation of the dataset's training images. With mean 0
             and std 1 the pixels stay in [0, 1].
         drop_last: Leave out the last training batch of an epoch if it is not full. Validation and test never do.
+        flip: Mirror half of the training images left to right, at random. Not for digits.
+        shift: Move every training image at random, by up to so many pixels in every direction.
         download: Download the dataset if it is not on disk.
 
     Attributes:
@@ -60,6 +63,8 @@ class ImageDataModule(LightningDataModule, ABC):
         mean: float | None = None,
         std: float | None = None,
         drop_last: bool = False,
+        flip: bool = False,
+        shift: int = 0,
         download: bool = True,
     ) -> None:
         super().__init__()
@@ -71,6 +76,8 @@ class ImageDataModule(LightningDataModule, ABC):
             raise UsageError(f"mean is {mean}, expected a number: change --data.mean")
         if not 0 <= split_seed < 2**32:
             raise UsageError(f"split_seed is {split_seed}, expected 0 to 4294967295: change --data.split_seed")
+        if not 0 <= shift < self.image_size:
+            raise UsageError(f"shift is {shift}, expected 0 to {self.image_size - 1} pixels: change --data.shift")
         root = root and str(root)  # checkpoints take no Path
         self.save_hyperparameters()
         # The command line saves this with the settings; built in Python, a checkpoint shall name its dataset too.
@@ -82,6 +89,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.mean = self.MEAN if mean is None else mean
         self.std = self.STD if std is None else std
         self.drop_last = drop_last
+        self.augment = FlipAndShift(flip, shift) if flip or shift else None
         self.download = download
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -114,14 +122,14 @@ class ImageDataModule(LightningDataModule, ABC):
             self._parts["val"] = images[val], labels[val]
 
     def train_dataloader(self) -> TensorLoader:
-        """Batches of normalised training images, shuffled; in their own order to overfit a few of them.
+        """Batches of normalised training images, shuffled and augmented; neither of it to overfit a few of them.
 
         Raises:
             UsageError: There is no full batch, and others are left out.
         """
         overfit = self.trainer is not None and self.trainer.overfit_batches
-        seed = None if overfit else torch.initial_seed()
-        loader = self._loader("train", shuffle_seed=seed, drop_last=self.drop_last)
+        random = {} if overfit else {"shuffle_seed": torch.initial_seed(), "augment": self.augment}
+        loader = self._loader("train", **random, drop_last=self.drop_last)
         if not len(loader):
             raise UsageError(
                 f"the {self.size('train'):,} training images do not fill a batch of {self.batch_size:,}: "
@@ -137,15 +145,24 @@ class ImageDataModule(LightningDataModule, ABC):
         """Batches of normalised test images."""
         return self._loader("test")
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave a batch where it is: the dataset lies on the device already."""
+        return batch
+
+    def part(self, part: str) -> tuple[Tensor, Tensor]:
+        """All of "train", "val" or "test", after the setup of their stage: (N, C, H, W) uint8 and (N,) int64."""
+        return self._parts[part]
+
     def size(self, part: str) -> int:
         """Number of images in "train", "val" or "test", after the setup of their stage."""
         return len(self._parts[part][1])
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn (B, C, H, W) uint8 pixels into float32 pixels ``(pixel / 255 - mean) / std``."""
-        return images.float().div_(255).sub_(self.mean).div_(self.std)
+        # As one multiplication and one subtraction, which takes half the time.
+        return images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
 
-    def _loader(self, part: str, **settings: int | bool) -> TensorLoader:
+    def _loader(self, part: str, **settings: Any) -> TensorLoader:
         images, labels = self._parts[part]
         if self.trainer is not None:
             device = self.trainer.strategy.root_device

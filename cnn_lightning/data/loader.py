@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnn_lightning.data.augment import FlipAndShift
+
 
 class EpochSampler:
     """The order of the images in an epoch, a function of the seed and the epoch alone.
@@ -33,6 +35,10 @@ class EpochSampler:
         # numpy mixes the two numbers; seeding torch with their sum would give seed 1 the orders of seed 0 again.
         return torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(self.size))
 
+    def draws(self, augment: FlipAndShift) -> Tensor:
+        """(size, 3) int64: what becomes of each image of the order."""
+        return augment.draw(self.size, np.random.default_rng((self.seed, self.epoch, 1)))
+
 
 class TensorLoader:
     """Cuts images and labels into batches, each by one indexing operation, on the device where they lie.
@@ -48,6 +54,7 @@ class TensorLoader:
         batch_size: Images in a batch of one process.
         transform: From (B, C, H, W) uint8 to what the network takes.
         shuffle_seed: Seed of the order, which changes every epoch; None keeps the order of the dataset.
+        augment: Changes the images at random, anew every epoch; None leaves them as they are. Needs a shuffle_seed.
         drop_last: Leave out the last batch of an epoch if it is not full.
         rank: Number of this process.
         world_size: Number of processes.
@@ -66,6 +73,7 @@ class TensorLoader:
         batch_size: int,
         transform: Callable[[Tensor], Tensor],
         shuffle_seed: int | None = None,
+        augment: FlipAndShift | None = None,
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -74,6 +82,7 @@ class TensorLoader:
         self.labels = labels
         self.batch_size = batch_size
         self.transform = transform
+        self.augment = augment
         self.sampler = EpochSampler(len(labels), shuffle_seed)
         self.share = slice(rank, None, world_size)
         if shuffle_seed is None:
@@ -90,6 +99,11 @@ class TensorLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (B, C, H, W) float images and (B,) int64 labels."""
         order = self.sampler.order()[self.share].to(self.images.device)
+        draws = self.sampler.draws(self.augment)[self.share].to(order.device) if self.augment else None
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            batch = order[start : start + self.batch_size]
-            yield self.transform(self.images[batch]), self.labels[batch]
+            part = slice(start, start + self.batch_size)
+            # Ten times as fast as self.images[...].
+            images, labels = (tensor.index_select(0, order[part]) for tensor in (self.images, self.labels))
+            if draws is not None:
+                images = self.augment(images, draws[part])
+            yield self.transform(images), labels

@@ -2,10 +2,11 @@
 
 from cnn_lightning.nets.base import ConvNet
 from cnn_lightning.nets.dropout_cnn import DropoutCNN
+from cnn_lightning.nets.fast_cnn import FastCNN
 from cnn_lightning.nets.lenet_cnn import LeNetCNN
 from cnn_lightning.nets.mlp import MLP
 from cnn_lightning.nets.sigmoid_cnn import SigmoidCNN
 from cnn_lightning.nets.two_layer_cnn import TwoLayerCNN
 from cnn_lightning.nets.wide_cnn import WideCNN
 
-__all__ = ["MLP", "ConvNet", "DropoutCNN", "LeNetCNN", "SigmoidCNN", "TwoLayerCNN", "WideCNN"]
+__all__ = ["MLP", "ConvNet", "DropoutCNN", "FastCNN", "LeNetCNN", "SigmoidCNN", "TwoLayerCNN", "WideCNN"]

@@ -73,7 +73,7 @@ def side_after(layers: nn.Module, image_size: int) -> int:
     """Side of the feature maps when an image has gone through all convolutions and poolings of ``layers``.
 
     Each of them turns a side of I pixels into ``O = (I - K + 2P) / S + 1``, rounded down, with kernel K,
-    padding P and stride S (articles 001 and 004).
+    padding P and stride S (articles 001 and 004). Cropping takes pixels off, and pixel-unshuffle divides.
 
     Args:
         layers: Layers in the order in which an image passes them.
@@ -87,14 +87,19 @@ def side_after(layers: nn.Module, image_size: int) -> int:
     """
     side = image_size
     for layer in layers.modules():
-        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
-            kernel, padding, stride = (_side(size) for size in (layer.kernel_size, layer.padding, layer.stride))
-            side = (side - kernel + 2 * padding) // stride + 1
-            if side < 1:
-                raise ValueError(
-                    f"an image of {image_size}×{image_size} pixels shrinks to nothing in {layer}: "
-                    "choose a larger --model.net.image_size"
-                )
+        match layer:
+            case nn.Conv2d() | nn.MaxPool2d():
+                kernel, padding, stride = (_side(size) for size in (layer.kernel_size, layer.padding, layer.stride))
+                side = (side - kernel + 2 * padding) // stride + 1
+            case nn.ZeroPad2d():
+                side += sum(layer.padding[:2])
+            case nn.PixelUnshuffle():
+                side //= layer.downscale_factor
+        if side < 1:
+            raise ValueError(
+                f"an image of {image_size}×{image_size} pixels shrinks to nothing in {layer}: "
+                "choose a larger --model.net.image_size"
+            )
     return side
 
 

@@ -50,4 +50,4 @@ class DropoutCNN(ConvNet):
 
 
 def _block(in_channels: int, out_channels: int, pool: nn.MaxPool2d) -> list[nn.Module]:
-    return [nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1), nn.ReLU(), pool, nn.Dropout(0.3)]
+    return [nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1), pool, nn.ReLU(), nn.Dropout(0.3)]

@@ -38,11 +38,11 @@ class LeNetCNN(ConvNet):
         super().__init__(in_channels, num_classes, image_size)
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 6, kernel_size=5),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
             nn.Conv2d(6, 12, kernel_size=5),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
         )
         self.head = nn.Sequential(
             nn.Linear(12 * side_after(self.features, image_size) ** 2, 120),

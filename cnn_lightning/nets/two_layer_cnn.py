@@ -61,6 +61,6 @@ def _block(in_channels: int, out_channels: int, kernel_size: int, batch_norm: bo
     return [
         nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2),
         *([nn.BatchNorm2d(out_channels)] if batch_norm else []),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
     ]

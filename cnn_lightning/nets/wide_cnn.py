@@ -39,11 +39,11 @@ class WideCNN(ConvNet):
         check_positive(width=width)
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, width, kernel_size=5, padding=2),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
             nn.Conv2d(width, 2 * width, kernel_size=5, padding=2),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
         )
         self.head = nn.Sequential(
             nn.Dropout(0.5),

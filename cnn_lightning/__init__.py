@@ -2,12 +2,13 @@
 
 from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.data import MNIST, Digits, FashionMNIST
-from cnn_lightning.nets import MLP, DropoutCNN, FastCNN, LeNetCNN, SigmoidCNN, TwoLayerCNN, WideCNN
+from cnn_lightning.nets import MLP, DeepCNN, DropoutCNN, FastCNN, LeNetCNN, SigmoidCNN, TwoLayerCNN, WideCNN
 
 __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "MNIST",
+    "DeepCNN",
     "Digits",
     "DropoutCNN",
     "FashionMNIST",

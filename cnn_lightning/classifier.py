@@ -86,9 +86,8 @@ class ImageClassifier(LightningModule):
             raise UsageError(f"{error}: change --data.batch_size, or set --data.drop_last true") from error
         except RuntimeError as error:
             if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-                raise UsageError(
-                    f"torch.compile cannot be used here ({error}): leave out --model.compile_mode"
-                ) from error
+                reason = str(error).splitlines()[0]
+                raise UsageError(f"torch.compile fails ({reason}): leave out --model.compile_mode") from error
             raise
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:

@@ -11,16 +11,17 @@ ALLOWED = {
     "nets": {"nets"},
     "data": {"data", "errors"},
     "schedules": {"errors"},
+    "optimizers": set(),
     "metrics": set(),
     "classifier": {"nets", "schedules", "metrics", "errors"},
     "callbacks": {"callbacks"},
-    "cli": {"cli", "callbacks", "classifier", "data", "nets", "schedules", "errors"},
+    "cli": {"cli", "callbacks", "classifier", "data", "nets", "optimizers", "schedules", "errors"},
     "errors": set(),
     "recipes": set(),
     "__init__": {"classifier", "data", "nets"},
 }
 # The networks are plain PyTorch.
-OUTSIDE = {"nets": {"torch"}, "schedules": {"torch"}, "errors": set()}
+OUTSIDE = {"nets": {"torch"}, "schedules": {"torch"}, "optimizers": {"torch"}, "errors": set()}
 
 
 def imports(path):

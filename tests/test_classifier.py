@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from cnn_lightning import MNIST, Digits, ImageClassifier, LeNetCNN, TwoLayerCNN
 from cnn_lightning.errors import UsageError
 from cnn_lightning.nets import ConvNet
+from cnn_lightning.optimizers import ConvMuon
 from cnn_lightning.schedules import Cosine, OneCycle
 from tests.conftest import scalars
 
@@ -136,6 +137,79 @@ class TestTraining:
         model = ImageClassifier(LeNetCNN(), sgd(0.1), lr_schedule=OneCycle)
         with pytest.raises(UsageError, match=r"needs an end: set --trainer.max_epochs"):
             trainer(max_epochs=-1).fit(model, MNIST(tiny_root))
+
+    def test_smooths_labels_in_training_alone(self, tiny_root):
+        losses = []
+
+        class Record(Callback):
+            def on_train_batch_start(self, trainer, model, batch, batch_idx):
+                images, labels = batch
+                losses.append(cross_entropy(model.net(images), labels, label_smoothing=0.3).item())
+
+        model, module = ImageClassifier(LeNetCNN(), sgd(0.01), label_smoothing=0.3), MNIST(tiny_root)
+        run = trainer(callbacks=[Record()], limit_train_batches=1)
+        run.fit(model, module)
+        assert run.callback_metrics["train/loss"].item() == pytest.approx(losses[0])
+        images, labels = module.part("val")
+        loss = cross_entropy(model.net(module.normalize(images)), labels)
+        assert run.callback_metrics["val/loss"].item() == pytest.approx(loss.item())
+
+    @pytest.mark.parametrize("value", [-0.1, 1.0])
+    def test_impossible_label_smoothing(self, value):
+        with pytest.raises(UsageError, match=r"label_smoothing is .*: change --model.label_smoothing"):
+            ImageClassifier(LeNetCNN(), label_smoothing=value)
+
+    @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, ConvMuon])
+    def test_optimizers_do_their_step_in_a_single_pass(self, tiny_root, optimizer):
+        run = trainer(limit_train_batches=1)
+        run.fit(ImageClassifier(LeNetCNN(), optimizer), MNIST(tiny_root))
+        assert [group["fused"] for group in run.optimizers[0].param_groups][-1] is True
+
+    def test_optimizers_that_cannot_do_so_train_all_the_same(self, tiny_root):
+        run = trainer(limit_train_batches=1)
+        run.fit(ImageClassifier(LeNetCNN(), torch.optim.Adadelta), MNIST(tiny_root))
+        assert "fused" not in run.optimizers[0].param_groups[0]
+
+    def test_convolutions_get_their_channels_next_to_each_other(self, tiny_root):
+        formats = []
+        model = ImageClassifier(TwoLayerCNN())
+        model.net.features[3].register_forward_hook(lambda layer, inputs, output: formats.append(output.stride()))
+        trainer(limit_train_batches=1).fit(model, MNIST(tiny_root))
+        assert formats[-1] == (14 * 14 * 32, 1, 14 * 32, 32)
+
+    def test_compiled_network_learns_the_same_and_keeps_the_names_of_its_weights(self, tiny_root, monkeypatch):
+        compile_module = torch.nn.Module.compile
+        modes = []
+
+        def without_compiler(module, mode):
+            modes.append(mode)
+            compile_module(module, backend="eager")
+
+        monkeypatch.setattr(torch.nn.Module, "compile", without_compiler)
+        states = []
+        for mode in (None, "reduce-overhead"):
+            seed_everything(0)
+            model = ImageClassifier(LeNetCNN(), sgd(0.1), compile_mode=mode)
+            trainer().fit(model, MNIST(tiny_root))
+            states.append(model.state_dict())
+        assert modes == ["reduce-overhead"]
+        assert model.net._compiled_call_impl is not None
+        assert states[0].keys() == states[1].keys()
+        for name, weights in states[0].items():
+            torch.testing.assert_close(weights, states[1][name])
+
+    def test_compiler_that_is_missing(self, tiny_root, monkeypatch):
+        def broken(module, mode):
+            def fail(*args):
+                raise torch._inductor.exc.InductorError(FileNotFoundError("g++ is not there"), None)
+
+            module.forward = fail
+
+        import torch._inductor.exc
+
+        monkeypatch.setattr(torch.nn.Module, "compile", broken)
+        with pytest.raises(UsageError, match=r"torch.compile fails \(.*g\+\+ is not there.*--model.compile_mode"):
+            trainer().fit(ImageClassifier(LeNetCNN(), sgd(0.1), compile_mode="default"), MNIST(tiny_root))
 
     def test_impossible_optimizer(self, tiny_root):
         with pytest.raises(UsageError, match=r"Invalid learning rate: -1: change --model.optimizer"):

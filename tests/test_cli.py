@@ -389,7 +389,10 @@ class TestErrors:
             ("--epochs 3", "there is no option --epochs; see --help"),
             ("fast", "there is no option fast; see --help"),
             ("--model.net LeNetCN", "--model.net LeNetCN: there is no such class; did you mean LeNetCNN?"),
-            ("--model.net Foo", "choose from DropoutCNN, FastCNN, LeNetCNN, MLP, SigmoidCNN, TwoLayerCNN, WideCNN"),
+            (
+                "--model.net Foo",
+                "choose from DeepCNN, DropoutCNN, FastCNN, LeNetCNN, MLP, SigmoidCNN, TwoLayerCNN, WideCNN",
+            ),
             ("--data FashonMNIST", "--data FashonMNIST: there is no such class; did you mean FashionMNIST?"),
             ("--data CIFAR10", "--data CIFAR10: there is no such class; choose from Digits, FashionMNIST, MNIST"),
             ("--trainer.callbacks+=EarlyStoping", "did you mean EarlyStopping?"),

@@ -151,6 +151,36 @@ class TestLoaders:
         fit(tiny_root, callbacks=[Recorder()], max_epochs=2, overfit_batches=1)
         assert epochs[0] == epochs[1]
 
+    @pytest.mark.filterwarnings("ignore:You requested to overfit but enabled")
+    def test_overfitting_changes_no_image(self, tiny_root):
+        module = MNIST(tiny_root, flip=True, shift=2)
+        module.trainer = SimpleNamespace(
+            strategy=SimpleNamespace(root_device=torch.device("cpu")), global_rank=0, world_size=1, overfit_batches=1
+        )
+        images, _ = next(iter(fitted(module).train_dataloader()))
+        assert torch.equal(images, module.normalize(module.part("train")[0][:64]))
+
+    def test_training_images_are_changed_anew_every_epoch_and_no_others(self, tiny_root):
+        plain = fitted(MNIST(tiny_root, batch_size=32))
+        changed = fitted(MNIST(tiny_root, batch_size=32, flip=True, shift=2))
+        epochs = {}
+        for epoch in (0, 1, 0):
+            loaders = plain.train_dataloader(), changed.train_dataloader()
+            for loader in loaders:
+                loader.sampler.set_epoch(epoch)
+            batches = [[torch.cat(parts) for parts in zip(*loader, strict=True)] for loader in loaders]
+            (images, labels), (moved, same_labels) = batches
+            assert torch.equal(labels, same_labels)
+            different = (images != moved).flatten(1).any(1).float().mean()
+            assert different > 0.9  # one of 50 draws changes nothing
+            assert torch.equal(epochs.setdefault(epoch, moved), moved)
+        assert rows(epochs[0]) != rows(epochs[1])
+        for stage in ("val", "test"):
+            changed.setup(stage)
+            plain.setup(stage)
+            loaders = getattr(plain, f"{stage}_dataloader")(), getattr(changed, f"{stage}_dataloader")()
+            assert all(torch.equal(a[0], b[0]) for a, b in zip(*loaders, strict=True))
+
     def test_every_process_gets_its_share(self, tiny_root):
         loaders = []
         for rank in range(2):
@@ -302,7 +332,16 @@ def tiny_copy(tiny_root, tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"batch_size": 0}, {"batch_size": -5}, {"std": 0.0}, {"std": math.inf}, {"mean": math.nan}, {"split_seed": -1}],
+    [
+        {"batch_size": 0},
+        {"batch_size": -5},
+        {"std": 0.0},
+        {"std": math.inf},
+        {"mean": math.nan},
+        {"split_seed": -1},
+        {"shift": -1},
+        {"shift": 28},
+    ],
 )
 def test_impossible_settings(settings):
     (name,) = settings

@@ -10,6 +10,7 @@ NETS = sorted(
     (net for net in vars(nets).values() if isinstance(net, type) and net is not ConvNet), key=lambda net: net.__name__
 )
 WEIGHTS = {
+    "DeepCNN": 421_906,
     "DropoutCNN": 1_379_557,
     "FastCNN": 72_218,
     "LeNetCNN": 32_998,
@@ -49,11 +50,24 @@ def dropout_cnn(w, x):
     return linear(w, 3, linear(w, 0, x.reshape(-1, 2048)).relu())
 
 
+def norm(w, name, x):
+    statistics = (w[f"features.{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+    return batch_norm(x, *statistics)
+
+
+def deep_cnn(w, x):
+    x = norm(w, 1, conv(w, 0, x, padding=1)).relu()
+    x = norm(w, 5, max_pool2d(conv(w, 3, x, padding=1), 2)).relu()
+    x = norm(w, 8, conv(w, 7, x, padding=1)).relu()
+    x = norm(w, 12, max_pool2d(conv(w, 10, x, padding=1), 2)).relu()
+    x = norm(w, 15, conv(w, 14, x, padding=1)).relu()
+    x = norm(w, 18, conv(w, 17, x, padding=1)).relu()
+    return functional_linear(x.amax((2, 3)), w["head.weight"], w["head.bias"])
+
+
 def fast_cnn(w, x):
     x = pixel_unshuffle(x[:, :, 2:-2, 2:-2], 2)
-    x = max_pool2d(conv(w, 4, conv(w, 2, x).relu()), 2)
-    statistics = (w[f"features.6.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
-    x = batch_norm(x, *statistics).relu()
+    x = norm(w, 6, max_pool2d(conv(w, 4, conv(w, 2, x).relu()), 2)).relu()
     return linear(w, 2, linear(w, 0, x.reshape(-1, 512)).relu())
 
 
@@ -74,6 +88,7 @@ def mlp(w, x):
 
 
 FORWARD = {
+    "DeepCNN": deep_cnn,
     "DropoutCNN": dropout_cnn,
     "FastCNN": fast_cnn,
     "LeNetCNN": le_net_cnn,

@@ -52,10 +52,10 @@ class LayerTable(ModelSummary):
             return
         summary = summarize(pl_module, max_depth=-1)
         rows = zip(summary.layer_names, summary.layer_types, summary.out_sizes, summary.param_nums, strict=True)
-        print(f"\n{'layer':<16}{'type':<16}{'output':<16}{'weights':>12}")
+        print(f"\n{'layer':<16}{'type':<18}{'output':<16}{'weights':>12}")
         for name, kind, output, weights in rows:
             is_container = any(other.startswith(f"{name}.") for other in summary.layer_names)
             if name.startswith("net.") and not is_container:
                 size = " × ".join(map(str, output[1:]))  # without the batch
-                print(f"{name.removeprefix('net.'):<16}{kind:<16}{size:<16}{weights:>12,}")
-        print(f"{'total':<48}{summary.trainable_parameters:>12,}\n")
+                print(f"{name.removeprefix('net.'):<16}{kind:<18}{size:<16}{weights:>12,}")
+        print(f"{'total':<50}{summary.trainable_parameters:>12,}\n")

@@ -16,17 +16,17 @@ from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import optim
 
-from cnn_lightning import data, nets, schedules
+from cnn_lightning import data, nets, optimizers, schedules
 from cnn_lightning.errors import UsageError, exit_with
 
 # The options that take the name of a class, and where to find the classes.
 CLASS_OPTIONS = {
-    "model.net": nets,
-    "model.optimizer": optim,
-    "model.lr_schedule": schedules,
-    "data": data,
-    "trainer.callbacks": callbacks,
-    "trainer.logger": loggers,
+    "model.net": [nets],
+    "model.optimizer": [optim, optimizers],
+    "model.lr_schedule": [schedules],
+    "data": [data],
+    "trainer.callbacks": [callbacks],
+    "trainer.logger": [loggers],
 }
 
 
@@ -73,8 +73,8 @@ class OneLineParser(LightningArgumentParser):
 
     def _no_such_option(self, option: str) -> str:
         options = [string for action in self._actions for string in action.option_strings]
-        for key, module in CLASS_OPTIONS.items():
-            options += [f"--{key}.{name}" for cls in _classes(module) for name in inspect.signature(cls).parameters]
+        for key, modules in CLASS_OPTIONS.items():
+            options += [f"--{key}.{name}" for cls in _classes(modules) for name in inspect.signature(cls).parameters]
         group = option.rpartition(".")[0]
         if option in options:
             return f"{option} is not an option of the class that is chosen for {group}; see {group}.help"
@@ -157,10 +157,11 @@ def _config_files(args: Sequence[str]) -> dict[int, str]:
     return joined | apart
 
 
-def _classes(module: Any) -> list[type]:
-    """The classes of a module that can be built, without those it imports from elsewhere."""
-    classes = [member for member in vars(module).values() if inspect.isclass(member)]
-    return [cls for cls in classes if cls.__module__.startswith(module.__name__) and not inspect.isabstract(cls)]
+def _classes(modules: Sequence[Any]) -> list[type]:
+    """The classes of some modules that can be built, without those they import from elsewhere."""
+    members = [(module.__name__, member) for module in modules for member in vars(module).values()]
+    classes = [cls for home, cls in members if inspect.isclass(cls) and cls.__module__.startswith(home)]
+    return [cls for cls in classes if not inspect.isabstract(cls)]
 
 
 def _class_names(option: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The networks: plain PyTorch, one per file, all under the contract of ``ConvNet``."""
 
 from cnn_lightning.nets.base import ConvNet
+from cnn_lightning.nets.deep_cnn import DeepCNN
 from cnn_lightning.nets.dropout_cnn import DropoutCNN
 from cnn_lightning.nets.fast_cnn import FastCNN
 from cnn_lightning.nets.lenet_cnn import LeNetCNN
@@ -9,4 +10,4 @@ from cnn_lightning.nets.sigmoid_cnn import SigmoidCNN
 from cnn_lightning.nets.two_layer_cnn import TwoLayerCNN
 from cnn_lightning.nets.wide_cnn import WideCNN
 
-__all__ = ["MLP", "ConvNet", "DropoutCNN", "FastCNN", "LeNetCNN", "SigmoidCNN", "TwoLayerCNN", "WideCNN"]
+__all__ = ["MLP", "ConvNet", "DeepCNN", "DropoutCNN", "FastCNN", "LeNetCNN", "SigmoidCNN", "TwoLayerCNN", "WideCNN"]

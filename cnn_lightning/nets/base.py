@@ -73,7 +73,8 @@ def side_after(layers: nn.Module, image_size: int) -> int:
     """Side of the feature maps when an image has gone through all convolutions and poolings of ``layers``.
 
     Each of them turns a side of I pixels into ``O = (I - K + 2P) / S + 1``, rounded down, with kernel K,
-    padding P and stride S (articles 001 and 004). Cropping takes pixels off, and pixel-unshuffle divides.
+    padding P and stride S (articles 001 and 004). Cropping takes pixels off, pixel-unshuffle divides, and
+    adaptive pooling gives the side that it is told.
 
     Args:
         layers: Layers in the order in which an image passes them.
@@ -95,6 +96,8 @@ def side_after(layers: nn.Module, image_size: int) -> int:
                 side += sum(layer.padding[:2])
             case nn.PixelUnshuffle():
                 side //= layer.downscale_factor
+            case nn.AdaptiveMaxPool2d():
+                side = layer.output_size
         if side < 1:
             raise ValueError(
                 f"an image of {image_size}×{image_size} pixels shrinks to nothing in {layer}: "

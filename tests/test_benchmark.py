@@ -1,0 +1,84 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnn_lightning.nets import DropoutCNN, WideCNN
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("benchmark", REPOSITORY / "scripts/benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_measures_three_ways_and_writes_them_down(script, capsys):
+    script.benchmark(
+        ["--networks", "LeNetCNN", "--steps", "3", "--repetitions", "2", "--device", "cpu", "--output", "out.json"]
+    )
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("LeNetCNN")).split()
+    result = json.loads(Path("out.json").read_text())["results"]["LeNetCNN"]
+    assert (result["batch_size"], result["steps"]) == (64, 3)
+    assert row[1:3] == ["64", "3"]
+    speeds = result["speeds"]
+    assert {way: len(values) for way, values in speeds.items()} == {"article": 2, "loop": 2, "fit": 2}
+    assert all(value > 0 for values in speeds.values() for value in values)
+    for way in ("article", "loop"):
+        ratios = sorted(fast / slow for fast, slow in zip(speeds["fit"], speeds[way], strict=True))
+        assert [result[f"fit/{way}"][key] for key in ("min", "median", "max")] == pytest.approx(
+            [ratios[0], sum(ratios) / 2, ratios[1]]
+        )
+
+
+@pytest.mark.parametrize("net", [DropoutCNN, WideCNN])
+def test_network_of_the_article_gives_the_same_scores(script, net, images):
+    torch.manual_seed(0)
+    ours = net().eval()
+    scores = ours(images)
+    theirs = script.as_in_the_article(ours)
+    kinds = [type(layer).__name__ for layer in theirs.features]
+    assert kinds[1:3] == ["ReLU", "MaxPool2d"]
+    assert torch.equal(theirs(images), scores)
+
+
+def test_network_of_the_official_example(script):
+    assert sum(parameter.numel() for parameter in script.OfficialNet().parameters()) == 1_199_882
+    assert script.OfficialNet()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--networks", "Foo"], "argument --networks: invalid choice: 'Foo'"),
+        (["--step", "3"], "unrecognized arguments: --step 3"),
+        (["--steps", "0"], "steps is 0, expected at least 1: change --steps"),
+        (["--steps", "9999", "--networks", "WideCNN"], "WideCNN has at most 260: change --steps"),
+        (["--output", "there.json"], "there.json exists and would be lost: change --output"),
+    ],
+)
+def test_errors_are_one_line(script, args, message, capsys):
+    Path("there.json").touch()
+    with pytest.raises(SystemExit) as stop:
+        script.benchmark(args)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_start_imports_nothing_that_only_some_commands_need(in_new_process):
+    """scikit-learn and TensorBoard take a second each; --help needs neither."""
+    code = (
+        f"import sys; sys.argv = ['fit.py', '--help']; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from cnn_lightning.cli import fit\n"
+        "try: fit()\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', sorted({name.split('.')[0] for name in sys.modules} & {'sklearn', 'tensorboard', 'pandas'}))"
+    )
+    assert in_new_process(code).splitlines()[-1] == "LOADED []"

@@ -31,8 +31,9 @@ class ImageClassifier(LightningModule):
             Cosine. Default: the learning rate stays as it is.
         label_smoothing: Share of every label that is spread over all classes in training, in [0, 1) (Szegedy et al.
             2016, arXiv 1512.00567). ``train/loss`` is then that of the smoothed labels.
-        compile_mode: Mode of ``torch.compile`` for training, "reduce-overhead" for CUDA graphs. Default: none. It
-            leaves checkpoints as they are, takes about half a minute to start, and pays on GPUs.
+        compile_mode: Mode in which ``torch.compile`` takes the network when training starts, "reduce-overhead" for
+            CUDA graphs. Default: it does not. Checkpoints stay as they are. It takes a minute or two to start, and
+            does not pay on a CPU.
 
     Raises:
         UsageError: ``label_smoothing`` is not possible.
@@ -134,8 +135,10 @@ class ImageClassifier(LightningModule):
         except (ValueError, TypeError) as error:
             raise UsageError(f"{error}: change --model.optimizer") from error
         for group in optimizer.param_groups:
-            # PyTorch's optimizers that can do a step in a single pass over the weights do so only when they are told.
-            if group.get("fused", False) is None:
+            # PyTorch's optimizers that can do a step in a single pass over the weights do so only when they are told,
+            # and told in their constructor they would refuse gradient clipping with 16-mixed.
+            undecided = group.get("fused", False) is None and not group["foreach"] and not group["differentiable"]
+            if undecided and not optimizer.state:  # Adagrad has made a state already, of another kind
                 group["fused"] = True
         if self.lr_schedule is None:
             return {"optimizer": optimizer}
@@ -164,10 +167,11 @@ class ImageClassifier(LightningModule):
 
     def _draw_training_point(self) -> None:
         point = self._values("train", self.train_metrics)
-        # As self.log does, which takes as long as a step of a small network.
+        numbers = dict(zip(point, torch.stack(list(point.values())).tolist(), strict=True))
+        # What self.log does, which takes as long as a step of a small network.
         for logger in self.loggers:
-            logger.log_metrics(point, step=self.global_step - 1)
-        self.trainer.progress_bar_metrics.update(point)
+            logger.log_metrics({**numbers, "epoch": self.current_epoch}, step=self.global_step - 1)
+        self.trainer.progress_bar_metrics.update(numbers)
         self.trainer.callback_metrics.update(point)
 
     def _log(self, stage: str, metrics: LossAndAccuracy) -> None:

@@ -12,8 +12,6 @@ class LossAndAccuracy(Metric):
     notes what a batch gave, and computes where a value is wanted: nothing waits for the device before.
     """
 
-    full_state_update = False
-
     def __init__(self) -> None:
         super().__init__()
         for state in ("losses", "scores", "labels"):
@@ -27,7 +25,7 @@ class LossAndAccuracy(Metric):
             scores: (B, num_classes) float: one score per class, the highest for the predicted one.
             labels: (B,) int64.
         """
-        self.losses.append(loss.detach() * len(labels))
+        self.losses.append(loss.detach().float() * len(labels))
         self.scores.append(scores.detach().clone())  # CUDA graphs write the next scores in the same place
         self.labels.append(labels)
 

@@ -15,7 +15,7 @@ class ConvMuon(AdamW):
     Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks") steps along the momentum made
     orthogonal, so that all directions of a kernel learn at the same pace. Our own, because PyTorch's Muon takes
     matrices alone. A kernel is taken as the matrix of its output channels by all the rest; kernels that see one
-    channel only, those of the first layer, are left to AdamW.
+    channel only, as the first ones do of a grey image, are left to AdamW.
 
     Args:
         params: The weights.
@@ -69,7 +69,7 @@ class ConvMuon(AdamW):
         state = self.state[kernel]
         if not state:
             state["momentum"] = torch.zeros_like(kernel)
-            state["step"] = torch.tensor(0.0)  # AdamW wants to find one in every state that is loaded
+            state["step"] = torch.tensor(0.0)  # not used, but AdamW wants to find one in every state that is loaded
         momentum = state["momentum"].lerp_(kernel.grad, 1 - group["momentum"])
         nesterov = kernel.grad.lerp(momentum, group["momentum"])
         step = orthogonal(nesterov.flatten(1), group["newton_schulz_steps"]).view(kernel.shape)

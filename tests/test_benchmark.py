@@ -58,6 +58,7 @@ def test_network_of_the_official_example(script):
         (["--step", "3"], "unrecognized arguments: --step 3"),
         (["--steps", "0"], "steps is 0, expected at least 1: change --steps"),
         (["--steps", "9999", "--networks", "WideCNN"], "WideCNN has at most 260: change --steps"),
+        (["--race", "--steps", "3"], "--steps does not go with --race"),
         (["--output", "there.json"], "there.json exists and would be lost: change --output"),
     ],
 )
@@ -72,13 +73,18 @@ def test_errors_are_one_line(script, args, message, capsys):
     assert message in error
 
 
-def test_start_imports_nothing_that_only_some_commands_need(in_new_process):
-    """scikit-learn and TensorBoard take a second each; --help needs neither."""
-    code = (
-        f"import sys; sys.argv = ['fit.py', '--help']; sys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from cnn_lightning.cli import fit\n"
-        "try: fit()\n"
-        "except SystemExit: pass\n"
-        "print('LOADED', sorted({name.split('.')[0] for name in sys.modules} & {'sklearn', 'tensorboard', 'pandas'}))"
-    )
-    assert in_new_process(code).splitlines()[-1] == "LOADED []"
+def test_race_ends_with_the_ratio(script, capsys, tiny_root, monkeypatch):
+    monkeypatch.setenv("CNN_LIGHTNING_DATA", str(tiny_root))
+    monkeypatch.setattr(script, "SEEDS", 3)
+    monkeypatch.setattr(script, "GOAL", 0.3)  # the images are bright bars in noise: the example needs a few epochs
+    script.benchmark(["--race", "--device", "cpu", "--output", "race.json"])
+    results = json.loads(Path("race.json").read_text())["results"]
+    ours, peer = results["fast_mnist"], results["official_example"]
+    assert len(ours) == 3
+    assert all(epoch["accuracy"] < 0.3 for epoch in peer[:-1])
+    assert [epoch["seconds"] for epoch in peer] == sorted(epoch["seconds"] for epoch in peer)
+    mean = sum(run["seconds"] for run in ours) / 3
+    assert results["ratio"] == pytest.approx(peer[-1]["seconds"] / mean)
+    reached = sum(run["accuracy"] for run in ours) / 3 >= 0.3 and peer[-1]["accuracy"] >= 0.3
+    last = capsys.readouterr().out.splitlines()[-2]
+    assert last.endswith("times as fast") if reached else "not reached" in last

@@ -59,6 +59,14 @@ class TestCurves:
             [sum(losses[:6]) / 6, sum(losses[6:12]) / 6], abs=1e-5
         )
 
+    def test_last_point_of_an_epoch_is_there_for_bars_and_callbacks(self, tiny_root):
+        run = trainer(limit_train_batches=3, limit_val_batches=0, callbacks=[recorder := Recorder()])
+        run.fit(ImageClassifier(LeNetCNN(), sgd(0.01)), MNIST(tiny_root))
+        loss, accuracy = recorder.batches[-1]
+        assert run.progress_bar_metrics["train/loss"] == pytest.approx(loss)
+        assert isinstance(run.progress_bar_metrics["train/acc"], float)
+        torch.testing.assert_close(run.callback_metrics["train/acc"], torch.tensor(accuracy))
+
     @pytest.mark.parametrize("stage", ["val", "test"])
     def test_validation_and_test_are_means_over_all_images(self, tiny_root, stage):
         seed_everything(0)

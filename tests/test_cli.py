@@ -501,3 +501,15 @@ def test_one_epoch_of_mnist(capsys):
     fit(["--data=MNIST", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"])
     accuracy = float(re.search(r"accuracy +(\S+)%", capsys.readouterr().out)[1])
     assert 98.7 < accuracy < 99.5
+
+
+def test_start_imports_nothing_that_only_some_commands_need(in_new_process):
+    """scikit-learn and TensorBoard take a second each; --help needs neither."""
+    code = (
+        f"import sys; sys.argv = ['fit.py', '--help']; sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from cnn_lightning.cli import fit\n"
+        "try: fit()\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', sorted({name.split('.')[0] for name in sys.modules} & {'sklearn', 'tensorboard', 'pandas'}))"
+    )
+    assert in_new_process(code).splitlines()[-1] == "LOADED []"

@@ -15,12 +15,14 @@ def batches(dtype=torch.float32):
         yield scores, torch.randint(10, (size,), generator=generator)
 
 
+# With bf16-mixed the scores are bfloat16; with bf16-true the loss, too.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_is_to_the_bit_what_torchmetrics_gives(dtype):
+@pytest.mark.parametrize("loss_dtype", [torch.float32, torch.bfloat16])
+def test_is_to_the_bit_what_torchmetrics_gives(dtype, loss_dtype):
     ours, loss, accuracy = LossAndAccuracy(), MeanMetric(), MulticlassAccuracy(10, average="micro")
     for _ in range(2):  # and once more after a reset
         for scores, labels in batches(dtype):
-            value = cross_entropy(scores.float(), labels)
+            value = cross_entropy(scores.float(), labels).to(loss_dtype)
             ours.update(value, scores, labels)
             loss.update(value, weight=len(labels))
             accuracy.update(scores, labels)

@@ -139,6 +139,12 @@ class ClassifierCLI(LightningCLI):
             value = self.config_init.trainer[name]
             if isinstance(value, int | float) and value <= 0:
                 raise UsageError(f"{name} is {value}, expected more than 0: change --trainer.{name}")
+        if self.model.compile_mode not in (None, "default") and self.config_init.trainer.accumulate_grad_batches > 1:
+            # CUDA graphs write the next gradients over those that are to be added to (PyTorch issue 169545).
+            raise UsageError(
+                f"compile_mode {self.model.compile_mode} does not go with --trainer.accumulate_grad_batches: "
+                "change --model.compile_mode to default"
+            )
         net, data = self.model.net, self.datamodule
         for name in ("in_channels", "num_classes", "image_size"):
             if getattr(net, name) != getattr(data, name):
@@ -213,15 +219,6 @@ class FitCLI(ClassifierCLI):
         return callbacks
 
 
-class _NoProfiler(PassThroughProfiler):
-    """Measures nothing, like Lightning's own, which yet makes a generator 50 times in a step."""
-
-    _nothing = nullcontext()
-
-    def profile(self, action_name: str) -> nullcontext:
-        return self._nothing
-
-
 class EvaluateCLI(ClassifierCLI):
     """Builds network and dataset as a checkpoint describes them; the command line may change them."""
 
@@ -254,3 +251,12 @@ def _progress_bar(settings: Any) -> list[Callback]:
     """Our bar, unless there is to be none or another."""
     chosen = any(isinstance(callback, AnyProgressBar) for callback in settings.callbacks or [])
     return [] if chosen or settings.enable_progress_bar is False else [ProgressBar()]
+
+
+class _NoProfiler(PassThroughProfiler):
+    """Measures nothing, like Lightning's own, which yet makes a generator 50 times in a step."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> nullcontext:
+        return self._nothing

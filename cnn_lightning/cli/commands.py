@@ -168,19 +168,9 @@ def _hush() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     noise = (
-        *(
-            "GPU avail",
-            "TPU avail",
-            "💡",
-            "Seed set",
-            "Restor",
-            "Loaded model",
-            "Loading `train",
-            "Trainer already",
-            "Using bfloat16",
-        ),
-        "`Trainer.fit` stopped: `max_epochs",
-    )
+        "GPU avail", "TPU avail", "💡", "Seed set", "Restor", "Loaded model", "Loading `train", "Trainer already",
+        "Using bfloat16", "`Trainer.fit` stopped: `max_epochs",
+    )  # fmt: skip
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(lambda record: not record.getMessage().startswith(noise))

@@ -9,6 +9,11 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from cnn_lightning.errors import UsageError
 
+# What may change when a run goes on.
+FREE_OPTIONS = {"--data.root", "--data.download", "--model.compile_mode"}
+# What earlier checkpoints do not say, and how they were trained.
+NEW_OPTIONS = {"--model.label_smoothing": 0.0, "--data.flip": False, "--data.shift": 0}
+
 
 def next_version(folder: Path) -> str:
     """The name of a new run in a folder like ``logs/LeNetCNN-MNIST``."""
@@ -89,9 +94,8 @@ def check_goes_on(checkpoint: dict[str, Any], path: Path, model: LightningModule
         ("data", "datamodule_hyper_parameters", data.hparams),
     ):
         began, now = _flat(f"--{group}", checkpoint.get(key, {})), _flat(f"--{group}", configured)
-        for option in sorted(
-            began.keys() - {"--data.root", "--data.download", "--model.compile_mode"}
-        ):  # classes before their settings
+        began = {option: value for option, value in NEW_OPTIONS.items() if option in now} | began
+        for option in sorted(began.keys() - FREE_OPTIONS):  # classes before their settings
             if began[option] != now.get(option):
                 raise UsageError(
                     f"{path} was trained with {option} {began[option]}, here it is {now.get(option)}: leave {option} "

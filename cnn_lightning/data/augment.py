@@ -30,7 +30,7 @@ class FlipAndShift:
         return torch.from_numpy(np.concatenate([mirrored, starts], axis=1))
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Change (B, C, H, W) images as (B, 3) numbers from ``draw`` say."""
+        """Change (B, C, H, W) images as (B, 3) numbers from ``draw`` say; the result has their shape and dtype."""
         batch, channels, height, width = (torch.arange(size, device=images.device) for size in images.shape)
         mirrored, top, left = draws.T[..., None]
         rows, columns = top + height, left + width

@@ -145,10 +145,6 @@ class ImageDataModule(LightningDataModule, ABC):
         """Batches of normalised test images."""
         return self._loader("test")
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave a batch where it is: the dataset lies on the device already."""
-        return batch
-
     def part(self, part: str) -> tuple[Tensor, Tensor]:
         """All of "train", "val" or "test", after the setup of their stage: (N, C, H, W) uint8 and (N,) int64."""
         return self._parts[part]
@@ -159,7 +155,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn (B, C, H, W) uint8 pixels into float32 pixels ``(pixel / 255 - mean) / std``."""
-        # As one multiplication and one subtraction, which takes half the time.
+        # Half the time of the three steps above, from which it differs in the last bit.
         return images.float().mul_(1 / (255 * self.std)).sub_(self.mean / self.std)
 
     def _loader(self, part: str, **settings: Any) -> TensorLoader:

@@ -36,7 +36,7 @@ class EpochSampler:
         return torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(self.size))
 
     def draws(self, augment: FlipAndShift) -> Tensor:
-        """(size, 3) int64: what becomes of each image of the order."""
+        """(size, 3) int64: what becomes of each image of the order. Needs a seed."""
         return augment.draw(self.size, np.random.default_rng((self.seed, self.epoch, 1)))
 
 
@@ -102,7 +102,7 @@ class TensorLoader:
         draws = self.sampler.draws(self.augment)[self.share].to(order.device) if self.augment else None
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             part = slice(start, start + self.batch_size)
-            # Ten times as fast as self.images[...].
+            # Several times as fast as self.images[order[part]].
             images, labels = (tensor.index_select(0, order[part]) for tensor in (self.images, self.labels))
             if draws is not None:
                 images = self.augment(images, draws[part])

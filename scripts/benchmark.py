@@ -7,8 +7,8 @@
 
 Three ways to train a network, each with the batch and the optimizer of the network's recipe:
 
-    article   as the articles do: a DataLoader that turns image after image into a normalised tensor (ToTensor and,
-              where the recipe has it, Normalize), a plain loop, fp32
+    article   as the articles do: a DataLoader that turns image after image into a normalised tensor (ToTensor and
+              Normalize; some articles do without the second), a plain loop, fp32
     loop      the best plain loop that we can write, for a limit: nothing is measured, shown or saved
     fit       ``scripts/fit.py``: progress bar, TensorBoard, accuracy while training, checkpoints
 
@@ -181,8 +181,7 @@ class Run:
 def article(run: Run) -> float:
     """Train as the articles do."""
     data, net = run.cli.datamodule, as_in_the_article(run.cli.model.net).to(run.device)
-    normalize = [] if (data.mean, data.std) == (0, 1) else [transforms.Normalize((data.mean,), (data.std,))]
-    to_input = transforms.Compose([transforms.ToTensor(), *normalize])
+    to_input = transforms.Compose([transforms.ToTensor(), transforms.Normalize((data.mean,), (data.std,))])
     dataset = data.source(run.folder, train=True, transform=to_input)
     optimizer = run.cli.model.optimizer(net.parameters())
 
@@ -212,7 +211,7 @@ def loop(run: Run) -> float:
     images, labels = (part.to(run.device) for part in data.part("train"))
     factor, offset = 1 / (255 * data.std), data.mean / data.std
     optimizer = run.cli.model.optimizer(net.parameters())
-    for group in optimizer.param_groups:
+    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.Adam) else ():
         group["fused"] = True
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:

@@ -167,16 +167,17 @@ class TestTraining:
         with pytest.raises(UsageError, match=r"label_smoothing is .*: change --model.label_smoothing"):
             ImageClassifier(LeNetCNN(), label_smoothing=value)
 
-    @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, ConvMuon])
-    def test_optimizers_do_their_step_in_a_single_pass(self, tiny_root, optimizer):
-        run = trainer(limit_train_batches=1)
+    @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, ConvMuon])
+    def test_adam_does_its_step_in_a_single_pass(self, tiny_root, optimizer):
+        run = trainer(limit_train_batches=1, gradient_clip_val=1.0)
         run.fit(ImageClassifier(LeNetCNN(), optimizer), MNIST(tiny_root))
-        assert [group["fused"] for group in run.optimizers[0].param_groups][-1] is True
+        assert all(group["fused"] for group in run.optimizers[0].param_groups)
 
-    def test_optimizers_that_cannot_do_so_train_all_the_same(self, tiny_root):
+    def test_but_not_where_another_way_was_chosen(self, tiny_root):
         run = trainer(limit_train_batches=1)
-        run.fit(ImageClassifier(LeNetCNN(), torch.optim.Adadelta), MNIST(tiny_root))
-        assert "fused" not in run.optimizers[0].param_groups[0]
+        model = ImageClassifier(LeNetCNN(), lambda parameters: torch.optim.Adam(parameters, foreach=True))
+        run.fit(model, MNIST(tiny_root))
+        assert not run.optimizers[0].param_groups[0]["fused"]
 
     def test_convolutions_get_their_channels_next_to_each_other(self, tiny_root):
         formats = []

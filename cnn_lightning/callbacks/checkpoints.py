@@ -7,8 +7,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from cnn_lightning.callbacks.hooks import IdleInSteps
 
-class _RunCheckpoint(ModelCheckpoint):
+
+class _RunCheckpoint(IdleInSteps, ModelCheckpoint):
     """Keeps one file, ``checkpoints/NAME.ckpt`` in the folder of the run."""
 
     def __init__(self, name: str, **settings: Any) -> None:

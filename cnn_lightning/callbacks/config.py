@@ -5,8 +5,10 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from cnn_lightning.callbacks.hooks import IdleInSteps
 
-class SaveConfig(SaveConfigCallback):
+
+class SaveConfig(IdleInSteps, SaveConfigCallback):
     """Writes all settings to ``config.yaml`` in the folder of the run, for ``--config``.
 
     A run that goes on keeps the file and writes ``config_2.yaml`` (then 3, ...) beside it. Neither names the

@@ -8,8 +8,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from lightning.pytorch.utilities.model_summary import summarize
 
+from cnn_lightning.callbacks.hooks import IdleInSteps
 
-class ProgressBar(TQDMProgressBar):
+
+class ProgressBar(IdleInSteps, TQDMProgressBar):
     """Lightning's bar, drawn five times a second, with epochs counted from 1, and four digits of each metric."""
 
     SECONDS = 0.2
@@ -40,7 +42,7 @@ class ProgressBar(TQDMProgressBar):
         return {name: f"{value:.4f}" for name, value in metrics.items()}
 
 
-class LayerTable(ModelSummary):
+class LayerTable(IdleInSteps, ModelSummary):
     """Prints the network layer by layer, with the size of every output and the number of weights.
 
     Lightning's own table counts in thousands and has rows for the metrics.

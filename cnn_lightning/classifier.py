@@ -79,7 +79,8 @@ class ImageClassifier(LightningModule):
         """Cross-entropy of a batch of (B, C, H, W) images and (B,) labels, to be minimised.
 
         Raises:
-            UsageError: The network cannot be trained on this batch: batch normalisation on a single image.
+            UsageError: The network cannot be trained on this batch (batch normalisation on a single image), or
+                cannot be compiled here.
         """
         try:
             return self._step(batch, self.train_metrics, self.label_smoothing)
@@ -167,7 +168,7 @@ class ImageClassifier(LightningModule):
     def _draw_training_point(self) -> None:
         point = self._values("train", self.train_metrics)
         numbers = dict(zip(point, torch.stack(list(point.values())).tolist(), strict=True))
-        # What self.log does, which takes as long as a step of a small network.
+        # By hand what self.log does, for that takes as long as a step of a small network.
         for logger in self.loggers:
             logger.log_metrics({**numbers, "epoch": self.current_epoch}, step=self.global_step - 1)
         self.trainer.progress_bar_metrics.update(numbers)

@@ -57,7 +57,7 @@ RECIPES = {
     "DeepCNN": "fast_fashion_mnist",
 }
 DEFAULT = [network for network in RECIPES if network != "DeepCNN"]  # which takes minutes
-IMAGES = 12_000  # in a measurement, where --steps does not say otherwise
+IMAGES, STEPS = 12_000, 100  # in a measurement at least, where --steps does not say otherwise
 COMPARISON = ("networks", "precision", "compile_mode", "steps", "repetitions")  # options that --race has not
 WARM_UP = 10  # steps before each measurement
 GOAL = 0.99  # of the race
@@ -77,7 +77,9 @@ def read_options(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help=f"default: {device}")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of loop and fit")
     parser.add_argument("--compile_mode", choices=("default", "reduce-overhead", "max-autotune"), help="of both, too")
-    parser.add_argument("--steps", type=int, help=f"in a measurement; default: as many as take {IMAGES:,} images")
+    parser.add_argument(
+        "--steps", type=int, help=f"in a measurement; default: {STEPS}, or what takes {IMAGES:,} images"
+    )
     parser.add_argument("--repetitions", type=int, default=5, help="default: 5")
     parser.add_argument("--output", type=Path, help="the JSON file; default: logs/benchmark_TIME.json")
     parser.add_argument("--race", action="store_true", help="fast_mnist against PyTorch's official MNIST example")
@@ -154,7 +156,7 @@ class Run:
             self.cli = FitCLI(settings)
             self.cli.datamodule.setup("fit")
         self.batch_size = self.cli.datamodule.batch_size
-        self.steps = options.steps or IMAGES // self.batch_size
+        self.steps = options.steps or max(STEPS, IMAGES // self.batch_size)
         self.epoch = self.cli.datamodule.size("train") // self.batch_size
         if WARM_UP + self.steps > self.epoch:
             raise UsageError(f"steps is {self.steps}, {network} has at most {self.epoch - WARM_UP}: change --steps")
@@ -205,12 +207,14 @@ def as_in_the_article(net: nn.Module) -> nn.Module:
 
 def loop(run: Run) -> float:
     """Train in the best plain loop."""
-    data, net = run.cli.datamodule, run.cli.model.net.to(run.device, memory_format=torch.channels_last)
+    data, model = run.cli.datamodule, run.cli.model
+    net = model.net.to(run.device, memory_format=torch.channels_last)
     if run.compile_mode:
         net.compile(mode=run.compile_mode)
     images, labels = (part.to(run.device) for part in data.part("train"))
     factor, offset = 1 / (255 * data.std), data.mean / data.std
-    optimizer = run.cli.model.optimizer(net.parameters())
+    optimizer = model.optimizer(net.parameters())
+    schedule = model.lr_schedule(optimizer, run.epoch) if model.lr_schedule else None
     for group in optimizer.param_groups if isinstance(optimizer, torch.optim.Adam) else ():
         group["fused"] = True
 
@@ -220,10 +224,12 @@ def loop(run: Run) -> float:
 
     def step(images: Tensor, labels: Tensor) -> None:
         with run.precision:
-            loss = cross_entropy(net(images), labels)
+            loss = cross_entropy(net(images), labels, label_smoothing=model.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if schedule:
+            schedule.step()
 
     return run.time(batches(), step)
 

@@ -232,6 +232,8 @@ class TestGoingOn:
             ("--data=FashionMNIST", "--data MNIST, here it is FashionMNIST"),
             ("--data.split_seed=4", "--data.split_seed 0, here it is 4: leave --data.split_seed out to go on"),
             ("--data.val_size=100", "--data.val_size 0.1, here it is 100"),
+            ("--model.label_smoothing=0.1", "--model.label_smoothing 0.0, here it is 0.1"),
+            ("--data.flip=true", "--data.flip False, here it is True"),
             ("--trainer.max_epochs=9", "keep --trainer.max_epochs"),
         ],
     )
@@ -241,6 +243,21 @@ class TestGoingOn:
         last = f"--ckpt_path={run}/checkpoints/last.ckpt"
         assert message in error_of(fit, last, "--trainer.max_epochs=1", f"--data.root={tiny_root}", change)
         assert {path: path.read_bytes() for path in run.rglob("*.ckpt")} == files
+
+    def test_from_a_checkpoint_that_knows_less(self, train, tiny_root, error_of):
+        """As those of the first version do."""
+        run = train("--data=MNIST", "--model.lr_schedule=null")
+        last = run / "checkpoints/last.ckpt"
+        state = torch.load(last, weights_only=True)
+        for name in ("label_smoothing", "compile_mode"):
+            del state["hyper_parameters"][name]
+        for name in ("flip", "shift"):
+            del state["datamodule_hyper_parameters"][name]
+        torch.save(state, last)
+        again = ("--trainer.max_epochs=2", f"--ckpt_path={last}")
+        message = f"{last} was trained with --data.shift 0, here it is 2: leave --data.shift out to go on"
+        assert message in error_of(fit, *again, f"--data.root={tiny_root}", "--data.shift=2")
+        assert train(*again) == run
 
     def test_from_weights_alone_or_from_within_an_epoch_is_refused(self, train, tiny_root, error_of):
         within = (
@@ -438,6 +455,15 @@ class TestErrors:
             ("--config binary.yaml", "--config binary.yaml is not text"),
             ("--config control.yaml", "--config control.yaml is not YAML: "),
             ("--config typo.yaml", "there is no option --trainer.max_epoch; did you mean --trainer.max_epochs?"),
+            ("--model.label_smoothing 1.5", "label_smoothing is 1.5, expected 0 or more and less than 1"),
+            ("--model.compile_mode fast", "--model.compile_mode fast: expected"),
+            (
+                "--model.compile_mode reduce-overhead --trainer.accumulate_grad_batches 2",
+                "compile_mode reduce-overhead does not go with --trainer.accumulate_grad_batches",
+            ),
+            ("--data.shift 40", "shift is 40, expected 0 to 27 pixels: change --data.shift"),
+            ("--model.optimizer ConvMuo", "--model.optimizer ConvMuo: there is no such class; did you mean ConvMuon?"),
+            ("--data Digits --model.optimizer ConvMuon --model.optimizer.momentum 2", "Invalid momentum: 2"),
             ("--ckpt_path missing.ckpt", "cannot read the checkpoint missing.ckpt: No such file or directory"),
             ("--ckpt_path empty.ckpt", "empty.ckpt is not a checkpoint, or a damaged one (0 bytes)"),
             ("--ckpt_path binary.yaml", "binary.yaml is not a checkpoint, or a damaged one (4 bytes)"),

@@ -1,4 +1,4 @@
-"""ConvMuon, which learns in half the epochs that AdamW needs."""
+"""ConvMuon, for the most learnt in a few epochs."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

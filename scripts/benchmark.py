@@ -96,8 +96,6 @@ def read_options(args: Sequence[str]) -> argparse.Namespace:
         raise UsageError("there is no CUDA device here: change --device to cpu")
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     options.output = options.output or Path("logs") / f"benchmark_{now}.json"
-    if options.output.exists():
-        raise UsageError(f"{options.output} exists and would be lost: change --output")
     return options
 
 
@@ -105,7 +103,12 @@ def read_options(args: Sequence[str]) -> argparse.Namespace:
 def benchmark(args: Sequence[str]) -> None:
     """Measure what the command line asks for."""
     options = read_options(args)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {options.output} ({error.strerror}): change --output") from error
+    if options.output.exists():
+        raise UsageError(f"{options.output} exists and would be lost: change --output")
     machine = describe_machine(options.device)
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     results = race(options) if options.race else compare(options)

@@ -60,6 +60,7 @@ def test_network_of_the_official_example(script):
         (["--steps", "9999", "--networks", "WideCNN"], "WideCNN has at most 260: change --steps"),
         (["--race", "--steps", "3"], "--steps does not go with --race"),
         (["--output", "there.json"], "there.json exists and would be lost: change --output"),
+        (["--output", "there.json/new.json"], "cannot write there.json/new.json (File exists): change --output"),
     ],
 )
 def test_errors_are_one_line(script, args, message, capsys):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class ConvNet(nn.Module, ABC):
     """A network for square images: layers that find features, then a head that scores the classes.
 
-    Subclasses build ``features`` and ``head`` in ``__init__``; with them the network is complete.
+    Subclasses build ``features`` and ``head`` in ``__init__``; with them the network is complete. Where an article
+    pools what ReLU gives, they let ReLU have what pooling gives: the same to the bit, from a quarter of the values.
 
     Args:
         in_channels: Channels of an image, 1 for grey.

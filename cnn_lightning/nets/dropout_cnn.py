@@ -11,20 +11,20 @@ class DropoutCNN(ConvNet):
     From article 002, "Convolutional Neural Network for image classification with implementation on Python using
     PyTorch" (Deep Learning on Medium).
 
-    ====================  ============
-    layer                 output
-    ====================  ============
-    image                 1 × 28 × 28
-    conv 3×3 pad 1, ReLU  32 × 28 × 28
-    max-pool 2            32 × 14 × 14
-    conv 3×3 pad 1, ReLU  64 × 14 × 14
-    max-pool 2            64 × 7 × 7
-    conv 3×3 pad 1, ReLU  128 × 7 × 7
-    max-pool 2 pad 1      128 × 4 × 4
-    flatten               2,048
-    linear, ReLU          625
-    linear                10
-    ====================  ============
+    ======================  ============
+    layer                   output
+    ======================  ============
+    image                   1 × 28 × 28
+    conv 3×3 pad 1          32 × 28 × 28
+    max-pool 2, ReLU        32 × 14 × 14
+    conv 3×3 pad 1          64 × 14 × 14
+    max-pool 2, ReLU        64 × 7 × 7
+    conv 3×3 pad 1          128 × 7 × 7
+    max-pool 2 pad 1, ReLU  128 × 4 × 4
+    flatten                 2,048
+    linear, ReLU            625
+    linear                  10
+    ======================  ============
 
     Dropout 0.3 follows each of the three poolings and the first linear layer. 1,379,557 weights.
 

@@ -12,19 +12,19 @@ class LeNetCNN(ConvNet):
     of LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to document recognition"), with ReLU and
     max-pooling instead of tanh and subsampling.
 
-    ==============  ============
-    layer           output
-    ==============  ============
-    image           1 × 28 × 28
-    conv 5×5, ReLU  6 × 24 × 24
-    max-pool 2      6 × 12 × 12
-    conv 5×5, ReLU  12 × 8 × 8
-    max-pool 2      12 × 4 × 4
-    flatten         192
-    linear, ReLU    120
-    linear, ReLU    60
-    linear          10
-    ==============  ============
+    ================  ============
+    layer             output
+    ================  ============
+    image             1 × 28 × 28
+    conv 5×5          6 × 24 × 24
+    max-pool 2, ReLU  6 × 12 × 12
+    conv 5×5          12 × 8 × 8
+    max-pool 2, ReLU  12 × 4 × 4
+    flatten           192
+    linear, ReLU      120
+    linear, ReLU      60
+    linear            10
+    ================  ============
 
     32,998 weights.
 

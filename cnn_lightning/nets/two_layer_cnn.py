@@ -11,17 +11,17 @@ class TwoLayerCNN(ConvNet):
     From article 004, "CNNs with PyTorch: a 2-layer convolutional neural network with Fashion MNIST dataset", by
     Augusto de Nevrezé (2021), which proposes smaller kernels and batch normalisation as next steps.
 
-    ====================  ============
-    layer                 output
-    ====================  ============
-    image                 1 × 28 × 28
-    conv 5×5 pad 2, ReLU  16 × 28 × 28
-    max-pool 2            16 × 14 × 14
-    conv 5×5 pad 2, ReLU  32 × 14 × 14
-    max-pool 2            32 × 7 × 7
-    flatten               1,568
-    linear                10
-    ====================  ============
+    ================  ============
+    layer             output
+    ================  ============
+    image             1 × 28 × 28
+    conv 5×5 pad 2    16 × 28 × 28
+    max-pool 2, ReLU  16 × 14 × 14
+    conv 5×5 pad 2    32 × 14 × 14
+    max-pool 2, ReLU  32 × 7 × 7
+    flatten           1,568
+    linear            10
+    ================  ============
 
     28,938 weights; 29,054 with batch normalisation; 20,490 with kernels of 3×3.
 

@@ -11,19 +11,19 @@ class WideCNN(ConvNet):
     From article 001, "Implementing Convolutional Neural Network (CNN) using Python" (Another Techs). There is no
     activation between the two linear layers, so together they are one linear map of rank at most 10.
 
-    ====================  ============
-    layer                 output
-    ====================  ============
-    image                 1 × 28 × 28
-    conv 5×5 pad 2, ReLU  32 × 28 × 28
-    max-pool 2            32 × 14 × 14
-    conv 5×5 pad 2, ReLU  64 × 14 × 14
-    max-pool 2            64 × 7 × 7
-    flatten               3,136
-    dropout 0.5           3,136
-    linear                1,000
-    linear                10
-    ====================  ============
+    ================  ============
+    layer             output
+    ================  ============
+    image             1 × 28 × 28
+    conv 5×5 pad 2    32 × 28 × 28
+    max-pool 2, ReLU  32 × 14 × 14
+    conv 5×5 pad 2    64 × 14 × 14
+    max-pool 2, ReLU  64 × 7 × 7
+    flatten           3,136
+    dropout 0.5       3,136
+    linear            1,000
+    linear            10
+    ================  ============
 
     3,199,106 weights.
 

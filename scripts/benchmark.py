@@ -215,7 +215,6 @@ def loop(run: Run) -> float:
     if run.compile_mode:
         net.compile(mode=run.compile_mode)
     images, labels = (part.to(run.device) for part in data.part("train"))
-    factor, offset = 1 / (255 * data.std), data.mean / data.std
     optimizer = model.optimizer(net.parameters())
     schedule = model.lr_schedule(optimizer, run.epoch) if model.lr_schedule else None
     for group in optimizer.param_groups if isinstance(optimizer, torch.optim.Adam) else ():
@@ -223,7 +222,7 @@ def loop(run: Run) -> float:
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in torch.randperm(len(labels)).to(run.device).split(run.batch_size):
-            yield images.index_select(0, batch).float().mul_(factor).sub_(offset), labels.index_select(0, batch)
+            yield data.normalize(images.index_select(0, batch)), labels.index_select(0, batch)
 
     def step(images: Tensor, labels: Tensor) -> None:
         with run.precision:

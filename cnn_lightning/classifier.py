@@ -1,11 +1,13 @@
 """ImageClassifier: the only training code, for every network."""
 
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -21,7 +23,9 @@ class ImageClassifier(LightningModule):
 
     ``train/loss`` and ``train/acc`` are means over the images since the last point of the curve, which comes every
     ``--trainer.log_every_n_steps`` steps and at the end of an epoch; those of ``val`` and ``test`` are means over
-    all their images. Accuracy is the share of correctly classified images, in [0, 1].
+    all their images. Accuracy is the share of correctly classified images, in [0, 1]. These curves are drawn over the
+    optimizer steps made; ``epoch/train_loss``, ``epoch/val_acc`` and so on, over the epochs, the first of which is 1.
+    ``images_per_second`` counts the time of training, without validation.
 
     Args:
         net: The network.
@@ -63,6 +67,8 @@ class ImageClassifier(LightningModule):
         self.train_metrics = LossAndAccuracy()
         self.val_metrics = LossAndAccuracy()
         self.test_metrics = LossAndAccuracy()
+        self._epoch: dict[str, float] = {}  # values of validation, sums of training
+        self._since = self._paused = 0.0  # seconds: the last point of the training curves, the start of validation
         # Shows Lightning's model summary the size of every layer's output.
         self.example_input_array = torch.zeros(1, net.in_channels, net.image_size, net.image_size)
 
@@ -74,6 +80,11 @@ class ImageClassifier(LightningModule):
         """Compile the network in place, if it is to be: its weights keep their names."""
         if self.compile_mode:
             self.net.compile(mode=self.compile_mode)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the means of an epoch."""
+        self._epoch = dict.fromkeys(("images", "seconds", "train_loss", "train_acc"), 0.0)
+        self._since = time.perf_counter()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch of (B, C, H, W) images and (B,) labels, to be minimised.
@@ -100,9 +111,22 @@ class ImageClassifier(LightningModule):
             self._draw_training_point()
 
     def on_train_epoch_end(self) -> None:
-        """Add a point for the steps since the last one."""
+        """Add a point for the steps since the last one, and one for the epoch."""
         if self.train_metrics.update_called:
             self._draw_training_point()
+        images, seconds = self._epoch.pop("images"), self._epoch.pop("seconds")
+        for name in ("train_loss", "train_acc"):
+            self._epoch[name] /= images
+        point = self._epoch | {"images_per_second": images / seconds}
+        self._draw({f"epoch/{name}": value for name, value in point.items()}, self.current_epoch + 1)
+
+    def on_validation_start(self) -> None:
+        """Stop the clock of training."""
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self) -> None:
+        """Start the clock of training again."""
+        self._since += time.perf_counter() - self._paused
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure a validation batch."""
@@ -110,7 +134,8 @@ class ImageClassifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Add a point to the validation curves."""
-        self._log("val", self.val_metrics)
+        point = self._log("val", self.val_metrics)
+        self._epoch |= {name.replace("/", "_"): value.item() for name, value in point.items()}
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure a test batch."""
@@ -166,22 +191,38 @@ class ImageClassifier(LightningModule):
         return loss
 
     def _draw_training_point(self) -> None:
+        images = self.train_metrics.images * self.trainer.world_size
         point = self._values("train", self.train_metrics)
+        # Waits for the device, once, so that its time is counted.
         numbers = dict(zip(point, torch.stack(list(point.values())).tolist(), strict=True))
+        seconds = time.perf_counter() - self._since
+        self._since += seconds
         # By hand what self.log does, for that takes as long as a step of a small network.
-        for logger in self.loggers:
-            logger.log_metrics({**numbers, "epoch": self.current_epoch}, step=self.global_step - 1)
+        self._draw(numbers | {"train/images_per_second": images / seconds}, self.global_step)
         self.trainer.progress_bar_metrics.update(numbers)
         self.trainer.callback_metrics.update(point)
+        sums = {"train_loss": numbers["train/loss"] * images, "train_acc": numbers["train/acc"] * images}
+        for name, value in (sums | {"images": images, "seconds": seconds}).items():
+            self._epoch[name] += value
 
-    def _log(self, stage: str, metrics: LossAndAccuracy) -> None:
+    def _log(self, stage: str, metrics: LossAndAccuracy) -> dict[str, Tensor]:
+        values = self._values(stage, metrics)
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
         # torchmetrics has gathered the processes; sync_dist, without which Lightning warns, averages equal values.
-        self.log_dict(self._values(stage, metrics), prog_bar=True, sync_dist=True)
+        self.log_dict(values, prog_bar=True, sync_dist=True, logger=False if fitting else None)
+        if fitting and not self.trainer.sanity_checking:
+            # Lightning has not counted the last step before validation yet.
+            self._draw({name: value.item() for name, value in values.items()}, self.global_step)
+        return values
 
     def _values(self, stage: str, metrics: LossAndAccuracy) -> dict[str, Tensor]:
         values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         metrics.reset()
         return values
+
+    def _draw(self, point: dict[str, float], x: int) -> None:
+        for logger in self.loggers:
+            logger.log_metrics(point, step=x)
 
     def _save_plain_hyperparameters(self, net: ConvNet) -> None:
         """Save what rebuilds this classifier as plain values, so that a checkpoint loads without any code in it.

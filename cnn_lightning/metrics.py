@@ -29,6 +29,16 @@ class LossAndAccuracy(Metric):
         self.scores.append(scores.detach().clone())  # CUDA graphs write the next scores in the same place
         self.labels.append(labels)
 
+    @property
+    def images(self) -> int:
+        """Number of images noted by this process."""
+        return sum(map(len, self.labels))
+
+    def noted(self) -> tuple[Tensor, Tensor]:
+        """(N, num_classes) scores and (N,) labels of all images noted, those of the first process before the next."""
+        with self.sync_context():
+            return dim_zero_cat(self.scores), dim_zero_cat(self.labels)
+
     def compute(self) -> dict[str, Tensor]:
         """Compute the means over all images noted, of all processes.
 

@@ -43,7 +43,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from cnn_lightning.cli.builder import FitCLI
-from cnn_lightning.cli.commands import command
+from cnn_lightning.cli.command import command
 from cnn_lightning.data import MNIST
 from cnn_lightning.errors import UsageError, exit_with
 

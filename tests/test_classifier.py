@@ -48,7 +48,7 @@ class TestCurves:
             values = [batch[column] for batch in recorder.batches]
             expected = [sum(values[start:end]) / (end - start) for start, end in windows]
             assert [value for _, value in curves[tag]] == pytest.approx(expected, abs=1e-5)
-            assert [step for step, _ in curves[tag]] == [end - 1 for _, end in windows]
+            assert [step for step, _ in curves[tag]] == [end for _, end in windows]
 
     def test_points_count_optimizer_steps_when_gradients_accumulate(self, tiny_root, tmp_path):
         recorder, logger = Recorder(), TensorBoardLogger(tmp_path, default_hp_metric=False)

@@ -190,7 +190,8 @@ class TestGoingOn:
         weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, part)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
         for tag, points in scalars(whole).items():
-            assert scalars(part)[tag] == points, tag
+            if not tag.endswith("images_per_second"):
+                assert scalars(part)[tag] == points, tag
         assert yaml.safe_load((part / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
         assert yaml.safe_load((part / "config_2.yaml").read_text())["trainer"]["max_epochs"] == 4
 

@@ -2,6 +2,17 @@
 
 from cnn_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from cnn_lightning.callbacks.config import SaveConfig
+from cnn_lightning.callbacks.dashboard import Overview, Pictures
 from cnn_lightning.callbacks.display import LayerTable, ProgressBar
+from cnn_lightning.callbacks.scores import KeepScores
 
-__all__ = ["BestCheckpoint", "LastCheckpoint", "LayerTable", "ProgressBar", "SaveConfig"]
+__all__ = [
+    "BestCheckpoint",
+    "KeepScores",
+    "LastCheckpoint",
+    "LayerTable",
+    "Overview",
+    "Pictures",
+    "ProgressBar",
+    "SaveConfig",
+]

@@ -2,13 +2,15 @@
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from lightning.pytorch.utilities.model_summary import summarize
+from torch import nn
 
-from cnn_lightning.callbacks.hooks import IdleInSteps
+from cnn_lightning.callbacks.hooks import IdleInEpochs, IdleInSteps
 
 
 class ProgressBar(IdleInSteps, TQDMProgressBar):
@@ -42,7 +44,7 @@ class ProgressBar(IdleInSteps, TQDMProgressBar):
         return {name: f"{value:.4f}" for name, value in metrics.items()}
 
 
-class LayerTable(IdleInSteps, ModelSummary):
+class LayerTable(IdleInEpochs, ModelSummary):
     """Prints the network layer by layer, with the size of every output and the number of weights.
 
     Lightning's own table counts in thousands and has rows for the metrics.
@@ -52,12 +54,21 @@ class LayerTable(IdleInSteps, ModelSummary):
         """Print the table."""
         if not trainer.is_global_zero:
             return
-        summary = summarize(pl_module, max_depth=-1)
-        rows = zip(summary.layer_names, summary.layer_types, summary.out_sizes, summary.param_nums, strict=True)
+        layers = list(layers_of(pl_module))
         print(f"\n{'layer':<16}{'type':<18}{'output':<16}{'weights':>12}")
-        for name, kind, output, weights in rows:
-            is_container = any(other.startswith(f"{name}.") for other in summary.layer_names)
-            if name.startswith("net.") and not is_container:
-                size = " × ".join(map(str, output[1:]))  # without the batch
-                print(f"{name.removeprefix('net.'):<16}{kind:<18}{size:<16}{weights:>12,}")
-        print(f"{'total':<50}{summary.trainable_parameters:>12,}\n")
+        for name, layer, size, weights in layers:
+            print(f"{name:<16}{type(layer).__name__:<18}{size:<16}{weights:>12,}")
+        print(f"{'total':<50}{sum(weights for *_, weights in layers):>12,}\n")
+
+
+def layers_of(pl_module: LightningModule) -> Iterator[tuple[str, nn.Module, str, int]]:
+    """The layers of the network, in the order in which an image passes them.
+
+    Yields:
+        Name, layer, size of its output for one image like "16 × 28 × 28", and number of weights.
+    """
+    summary = summarize(pl_module, max_depth=-1)
+    for name, output, weights in zip(summary.layer_names, summary.out_sizes, summary.param_nums, strict=True):
+        layer = pl_module.get_submodule(name)
+        if name.startswith("net.") and not list(layer.children()):
+            yield name.removeprefix("net."), layer, " × ".join(map(str, output[1:])), weights

@@ -12,3 +12,12 @@ class IdleInSteps:
     on_before_backward = None
     on_after_backward = None
     on_before_optimizer_step = None
+
+
+class IdleInEpochs(IdleInSteps):
+    """Mixin for callbacks that have nothing to do between the start and the end of an epoch."""
+
+    on_train_batch_start = None
+    on_train_batch_end = None
+    on_validation_batch_start = None
+    on_validation_batch_end = None

@@ -1,7 +1,7 @@
 """From command-line arguments to network, dataset and trainer."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,16 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, LayerTable, ProgressBar, SaveConfig
+from cnn_lightning.callbacks import (
+    BestCheckpoint,
+    KeepScores,
+    LastCheckpoint,
+    LayerTable,
+    Overview,
+    Pictures,
+    ProgressBar,
+    SaveConfig,
+)
 from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.cli import runs
 from cnn_lightning.cli.parser import OneLineParser, check_config_files, class_name, drop_other_classes
@@ -84,8 +93,14 @@ class ClassifierCLI(LightningCLI):
             raise (error.__context__ if isinstance(error.__context__, UsageError) else UsageError(error)) from error
 
     def add_arguments_to_parser(self, parser: OneLineParser) -> None:
-        """Set the defaults."""
+        """Set the defaults, and add what stands in every configuration."""
         parser.set_defaults(DEFAULTS | CLASS_DEFAULTS)
+        parser.add_argument(
+            "--dashboard",
+            type=bool,
+            default=True,
+            help="In training, fill TensorBoard with pictures, graph, settings and precision-recall curves, too.",
+        )
 
     def parse_arguments(self, parser: OneLineParser, args: Sequence[str]) -> None:
         """Parse twice: first to learn which classes are chosen, then with their settings as the defaults.
@@ -189,17 +204,15 @@ class FitCLI(ClassifierCLI):
         """Make the trainer, with the folder of the run and what is watched and saved."""
         settings = self.config_init.trainer
         folder = Path(settings.default_root_dir) / f"{type(self.model.net).__name__}-{type(self.datamodule).__name__}"
-        version = runs.next_version(folder)
+        version = runs.next_number(folder, "version")
         if self.ckpt_path is not None:
             runs.check_goes_on(self.checkpoint, self.ckpt_path, self.model, self.datamodule)
             if run := runs.run_of(self.ckpt_path):
                 folder, version = run.parent, run.name
         if settings.logger in (None, True):
             # purge_step hides the points that an interrupted run drew after its checkpoint.
-            step = self.checkpoint.get("global_step")
-            settings.logger = TensorBoardLogger(
-                folder.parent, folder.name, version, default_hp_metric=False, purge_step=step
-            )
+            step = self.checkpoint["global_step"] + 1 if self.checkpoint else None
+            settings.logger = _Curves(folder.parent, folder.name, version, default_hp_metric=False, purge_step=step)
         elif settings.logger is False:
             kwargs["default_root_dir"] = folder / version
         if settings.enable_checkpointing is not False and not settings.fast_dev_run:
@@ -216,41 +229,119 @@ class FitCLI(ClassifierCLI):
         callbacks += _progress_bar(settings)
         if settings.logger is not False and not settings.fast_dev_run:
             callbacks.append(LearningRateMonitor())
+            if self.config_init.dashboard:
+                callbacks += [Overview(), Pictures()]
         return callbacks
 
 
-class EvaluateCLI(ClassifierCLI):
+class TrainedCLI(ClassifierCLI):
     """Builds network and dataset as a checkpoint describes them; the command line may change them."""
 
-    def __init__(self, args: Sequence[str]) -> None:
-        super().__init__(args, "Test a checkpoint on the official test images of its dataset.")
+    def named_checkpoint(self, config: Any) -> str | None:
+        """The checkpoint that the user named."""
+        raise NotImplementedError
+
+    def find_checkpoint(self, config: Any) -> Path:
+        """The checkpoint that was named, or the best of the newest run."""
+        if name := self.named_checkpoint(config):
+            return Path(name)
+        return runs.newest_checkpoint(Path(config.trainer.default_root_dir).glob("*-*"), "best")
+
+    def instantiate_trainer(self, callbacks: Sequence[Callback] = (), **kwargs: Any) -> Trainer:
+        """Make a trainer that writes nothing, with one process, which sees all images in their order."""
+        settings = self.config_init.trainer
+        settings.devices, settings.num_nodes, settings.strategy = 1, 1, "auto"
+        # What a configuration says of training is not wanted here.
+        settings.callbacks = [callback for callback in settings.callbacks or [] if isinstance(callback, AnyProgressBar)]
+        self.trainer_defaults["callbacks"] = [*callbacks, *_progress_bar(settings)]
+        return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
+
+
+class EvaluateCLI(TrainedCLI):
+    """Builds what tests a checkpoint.
+
+    Args:
+        args: Command-line arguments.
+        index: Which of the checkpoints that are named.
+
+    Attributes:
+        scores: Keeps what the network gives for the test images.
+    """
+
+    def __init__(self, args: Sequence[str], index: int = 0) -> None:
+        self.index = index
+        self.scores = KeepScores()
+        super().__init__(args, "Test checkpoints on the official test images of their dataset, and write a report.")
 
     def add_arguments_to_parser(self, parser: OneLineParser) -> None:
         """Add what only evaluation needs."""
         super().add_arguments_to_parser(parser)
         parser.add_argument(
-            "ckpt_path", nargs="?", help="The checkpoint; without it, the best checkpoint of the newest run."
+            "ckpt_path",
+            nargs="*",
+            help="The checkpoint, or several to be compared and averaged; without any, the best of the newest run.",
+        )
+        parser.add_argument(
+            "--report",
+            type=bool | str,
+            default=True,
+            help="A new folder for the report, or false for none. Default: report_N in the folder of the run.",
+        )
+        parser.add_argument(
+            "--shift",
+            type=int | None,
+            help="Measure accuracy also with the test images moved by 1, 2, ... up to so many pixels.",
         )
 
-    def find_checkpoint(self, config: Any) -> Path:
-        """The checkpoint that was named, or the best of the newest run."""
-        if config.ckpt_path:
-            return Path(config.ckpt_path)
-        return runs.newest_checkpoint(Path(config.trainer.default_root_dir).glob("*-*"), "best")
+    def named_checkpoint(self, config: Any) -> str | None:
+        """The one with the number of this CLI."""
+        return config.ckpt_path[self.index] if config.ckpt_path else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make a trainer that writes nothing."""
-        settings = self.config_init.trainer
-        # What a configuration says of training is not wanted here.
-        settings.callbacks = [callback for callback in settings.callbacks or [] if isinstance(callback, AnyProgressBar)]
-        self.trainer_defaults["callbacks"] = _progress_bar(settings)
-        return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
+        """Make a trainer that keeps the scores."""
+        return super().instantiate_trainer(callbacks=[self.scores], **kwargs)
+
+
+class PredictCLI(TrainedCLI):
+    """Builds what classifies pictures."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(args, "Classify your own pictures, prepared as the dataset was.")
+
+    def add_arguments_to_parser(self, parser: OneLineParser) -> None:
+        """Add what only prediction needs."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("images", nargs="+", help="Pictures, or folders of them.")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, help="The checkpoint; without it, the best of the newest run."
+        )
+        parser.add_argument("--csv", type=str | None, help="Write a row for every file to this new file.")
+        parser.add_argument(
+            "--picture", type=str | None, help="Draw every picture beside what the network saw, to this new file."
+        )
+
+    def named_checkpoint(self, config: Any) -> str | None:
+        """That of --ckpt_path."""
+        return config.ckpt_path
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make a trainer without a bar, for it takes a moment."""
+        self.config_init.trainer.enable_progress_bar = False
+        return super().instantiate_trainer(**kwargs)
 
 
 def _progress_bar(settings: Any) -> list[Callback]:
     """Our bar, unless there is to be none or another."""
     chosen = any(isinstance(callback, AnyProgressBar) for callback in settings.callbacks or [])
     return [] if chosen or settings.enable_progress_bar is False else [ProgressBar()]
+
+
+class _Curves(TensorBoardLogger):
+    """Draws no curve of the epoch over the steps, which Lightning adds to every value, counted from 0."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
 class _NoProfiler(PassThroughProfiler):

@@ -1,24 +1,25 @@
 """The runs on disk: ``logs/NETWORK-DATASET/version_N`` with ``config.yaml``, events and ``checkpoints``."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from cnn_lightning.callbacks.config import flat_settings
 from cnn_lightning.errors import UsageError
 
 # What may change when a run goes on.
 FREE_OPTIONS = {"--data.root", "--data.download", "--model.compile_mode"}
 # What earlier checkpoints do not say, and how they were trained.
-NEW_OPTIONS = {"--model.label_smoothing": 0.0, "--data.flip": False, "--data.shift": 0}
+NEW_OPTIONS = {"--model.label_smoothing": 0.0, "--data.flip": False, "--data.shift": 0, "--data.pad": 0}
 
 
-def next_version(folder: Path) -> str:
-    """The name of a new run in a folder like ``logs/LeNetCNN-MNIST``."""
-    numbers = [path.name.removeprefix("version_") for path in folder.glob("version_*")]
-    return f"version_{max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1}"
+def next_number(folder: Path, name: str) -> str:
+    """The name of a new folder in a folder: NAME_0, or one more than the greatest number there is."""
+    numbers = [path.name.removeprefix(f"{name}_") for path in folder.glob(f"{name}_*")]
+    return f"{name}_{max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1}"
 
 
 def newest_checkpoint(folders: Iterable[Path], name: str) -> Path:
@@ -93,7 +94,7 @@ def check_goes_on(checkpoint: dict[str, Any], path: Path, model: LightningModule
         ("model", "hyper_parameters", model.hparams),
         ("data", "datamodule_hyper_parameters", data.hparams),
     ):
-        began, now = _flat(f"--{group}", checkpoint.get(key, {})), _flat(f"--{group}", configured)
+        began, now = flat_settings(f"--{group}", checkpoint.get(key, {})), flat_settings(f"--{group}", configured)
         began = {option: value for option, value in NEW_OPTIONS.items() if option in now} | began
         for option in sorted(began.keys() - FREE_OPTIONS):  # classes before their settings
             if began[option] != now.get(option):
@@ -101,19 +102,6 @@ def check_goes_on(checkpoint: dict[str, Any], path: Path, model: LightningModule
                     f"{path} was trained with {option} {began[option]}, here it is {now.get(option)}: leave {option} "
                     "out to go on, or --ckpt_path to start a new run"
                 )
-
-
-def _flat(option: str, settings: Any) -> dict[str, Any]:
-    """Settings by the options that change them: {"--model.optimizer": "AdamW", "--model.optimizer.lr": 0.005, ...}."""
-    if not isinstance(settings, Mapping):
-        return {option: settings}
-    flat = {}
-    for key, value in settings.items():
-        if key in ("class_path", "_class_path"):
-            flat[option] = value.rpartition(".")[2]
-        elif key != "_instantiator":
-            flat |= _flat(option if key == "init_args" else f"{option}.{key}", value)
-    return flat
 
 
 def settings_in(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:

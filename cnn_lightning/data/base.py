@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.nn import functional
 
 from cnn_lightning.data.augment import FlipAndShift
 from cnn_lightning.data.loader import TensorLoader
+from cnn_lightning.data.photos import Preparation
 from cnn_lightning.errors import UsageError
 
 
@@ -34,13 +36,18 @@ class ImageDataModule(LightningDataModule, ABC):
             and std 1 the pixels stay in [0, 1].
         drop_last: Leave out the last training batch of an epoch if it is not full. Validation and test never do.
         flip: Mirror half of the training images left to right, at random. Not for digits.
-        shift: Move every training image at random, by up to so many pixels in every direction.
+        shift: Move every training image at random, by up to so many pixels in every direction. What leaves the image
+            is cut off.
+        pad: Black pixels added on every side of all images, room for moving them. The network's ``image_size`` is then
+            28 + 2 * pad.
         download: Download the dataset if it is not on disk.
 
     Attributes:
         class_names: The classes, by label.
+        preparation: Makes of users' own pictures images like those of the dataset.
         in_channels: Channels of an image.
-        image_size: Side of an image in pixels.
+        image_size: Side of an image in pixels, with ``pad``.
+        SIDE: Side of an image on disk.
         MEAN: Mean of the pixels of the training images, in [0, 1].
         STD: Standard deviation of the same.
 
@@ -49,8 +56,9 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     class_names: ClassVar[tuple[str, ...]]
+    preparation: ClassVar[Preparation]
     in_channels: ClassVar[int] = 1
-    image_size: ClassVar[int] = 28
+    SIDE: ClassVar[int] = 28
     MEAN: ClassVar[float]
     STD: ClassVar[float]
 
@@ -65,6 +73,7 @@ class ImageDataModule(LightningDataModule, ABC):
         drop_last: bool = False,
         flip: bool = False,
         shift: int = 0,
+        pad: int = 0,
         download: bool = True,
     ) -> None:
         super().__init__()
@@ -76,6 +85,9 @@ class ImageDataModule(LightningDataModule, ABC):
             raise UsageError(f"mean is {mean}, expected a number: change --data.mean")
         if not 0 <= split_seed < 2**32:
             raise UsageError(f"split_seed is {split_seed}, expected 0 to 4294967295: change --data.split_seed")
+        if not 0 <= pad <= 1000:
+            raise UsageError(f"pad is {pad}, expected 0 to 1000 pixels: change --data.pad")
+        self.image_size = self.SIDE + 2 * pad
         if not 0 <= shift < self.image_size:
             raise UsageError(f"shift is {shift}, expected 0 to {self.image_size - 1} pixels: change --data.shift")
         root = root and str(root)  # checkpoints take no Path
@@ -90,6 +102,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.std = self.STD if std is None else std
         self.drop_last = drop_last
         self.augment = FlipAndShift(flip, shift) if flip or shift else None
+        self.pad = pad
         self.download = download
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -114,9 +127,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         if stage == "test":
             if "test" not in self._parts:
-                self._parts["test"] = self.read(train=False)
+                images, labels = self.read(train=False)
+                self._parts["test"] = self.padded(images), labels
         elif "train" not in self._parts:
             images, labels = self.read(train=True)
+            images = self.padded(images)
             train, val = stratified_split(labels, self._val_count(len(labels)), self.split_seed)
             self._parts["train"] = images[train], labels[train]
             self._parts["val"] = images[val], labels[val]
@@ -152,6 +167,10 @@ class ImageDataModule(LightningDataModule, ABC):
     def size(self, part: str) -> int:
         """Number of images in "train", "val" or "test", after the setup of their stage."""
         return len(self._parts[part][1])
+
+    def padded(self, images: Tensor) -> Tensor:
+        """Add the black pixels of ``pad``: (B, C, 28, 28) -> (B, C, image_size, image_size), with the same dtype."""
+        return functional.pad(images, [self.pad] * 4)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn (B, C, H, W) uint8 pixels into float32 pixels ``(pixel / 255 - mean) / std``."""

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cnn_lightning.data.base import ImageDataModule, stratified_split
+from cnn_lightning.data.photos import Preparation
 
 
 class Digits(ImageDataModule):
@@ -16,6 +17,7 @@ class Digits(ImageDataModule):
     """
 
     class_names = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    preparation = Preparation(box=28, centre_by_mass=False, cells=8)
     # Computed from the 1,437 training images as read() gives them; a test computes them again.
     MEAN, STD = 0.3054, 0.3247
 
@@ -27,7 +29,7 @@ class Digits(ImageDataModule):
         digits = load_digits()
         labels = torch.from_numpy(digits.target).long()
         images = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
-        images = interpolate(images, size=self.image_size, mode="bilinear").round().to(torch.uint8)
+        images = interpolate(images, size=self.SIDE, mode="bilinear").round().to(torch.uint8)
         train_indices, test_indices = stratified_split(labels, count=360, seed=0)
         indices = train_indices if train else test_indices
         return images[indices], labels[indices]

@@ -79,10 +79,10 @@ class IDXDataModule(ImageDataModule, ABC):
                 f"{self.folder} holds {len(images):,} {part} images but {len(labels):,} labels: "
                 "remove its files and run again to download them"
             )
-        if images.shape[1:] != (self.image_size, self.image_size) or labels.max() >= self.num_classes:
+        if images.shape[1:] != (self.SIDE, self.SIDE) or labels.max() >= self.num_classes:
             raise UsageError(
                 f"{self.folder} holds {part} images of {images.shape[1]}×{images.shape[2]} pixels with labels up to "
-                f"{labels.max()}, expected {self.image_size}×{self.image_size} and labels below {self.num_classes}: "
+                f"{labels.max()}, expected {self.SIDE}×{self.SIDE} and labels below {self.num_classes}: "
                 "remove its files and run again to download them"
             )
         return images[:, None], labels

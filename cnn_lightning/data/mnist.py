@@ -3,6 +3,7 @@
 from torchvision import datasets
 
 from cnn_lightning.data.idx import IDXDataModule
+from cnn_lightning.data.photos import Preparation
 
 
 class MNIST(IDXDataModule):
@@ -10,5 +11,6 @@ class MNIST(IDXDataModule):
 
     source = datasets.MNIST
     class_names = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    preparation = Preparation(box=20, centre_by_mass=True)
     # Computed from the 60,000 training images; a test computes them again.
     MEAN, STD = 0.1307, 0.3081

@@ -1,0 +1,191 @@
+"""``scripts/evaluate.py``: test checkpoints and report on them."""
+
+import csv
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from cnn_lightning import pictures
+from cnn_lightning.cli import runs
+from cnn_lightning.cli.builder import EvaluateCLI
+from cnn_lightning.cli.command import command, ctrl_c_as_usual, device_of, make_folder, say, shown, test
+from cnn_lightning.data.augment import FlipAndShift
+from cnn_lightning.data.loader import TensorLoader
+from cnn_lightning.errors import UsageError
+from cnn_lightning.evaluation import Evaluation
+
+# Name of a network -> "up to" and "corner" -> (pixels, accuracy).
+Shifts = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+
+
+@command
+def evaluate(args: Sequence[str] | None = None) -> None:
+    """Test checkpoints on the official test images of their dataset, and write a report.
+
+    Args:
+        args: Command-line arguments. Default: those of this process.
+    """
+    clis = [EvaluateCLI(args)]
+    clis += [EvaluateCLI(args, index) for index in range(1, len(clis[0].config.ckpt_path))]
+    _check_same_dataset(clis)
+    folder = _report_folder(clis[0])
+    evaluations, shifts = {}, {}
+    for cli in clis:
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup("test")
+        if cli.config.shift is not None:
+            _check_room(cli)
+    for cli in clis:
+        name = type(cli.model.net).__name__
+        say(f"Testing {name} on {type(cli.datamodule).__name__}, device {device_of(cli.trainer)}")
+        if not test(cli, cli.ckpt_path):
+            return
+        probabilities = cli.scores.scores.double().softmax(dim=1)
+        evaluations[shown(cli.ckpt_path)] = Evaluation(cli.scores.labels, probabilities, cli.datamodule.class_names)
+        if cli.config.shift is not None:
+            shifts[_run_name(cli)] = _accuracy_by_shift(cli)
+    if len(clis) > 1:
+        ensemble = Evaluation.ensemble(list(evaluations.values()))
+        say(f"\nEnsemble of these {len(clis)}, the mean of their probabilities")
+        say(f"accuracy    {ensemble.accuracy:.2%} ({ensemble.correct:,}/{ensemble.total:,})")
+        say(f"loss        {ensemble.loss:.4f}")
+    if shifts:
+        _say_shifts(shifts)
+    if folder:
+        make_folder(folder, "--report")
+        say(f"report      {shown(_write_report(folder, clis[0], evaluations, shifts))}")
+
+
+def _check_same_dataset(clis: Sequence[EvaluateCLI]) -> None:
+    names = {type(cli.datamodule).__name__: shown(cli.ckpt_path) for cli in clis}
+    if len(names) > 1:
+        listed = ", ".join(f"{path} of {name}" for name, path in names.items())
+        raise UsageError(f"{listed}: expected checkpoints of one dataset, or choose one with --data")
+
+
+def _report_folder(cli: EvaluateCLI) -> Path | None:
+    """The folder of the report, which does not exist yet; None for no report."""
+    report = cli.config.report
+    if report is False:
+        return None
+    if report is True:
+        home = runs.run_of(cli.ckpt_path) or cli.ckpt_path.parent
+        return home / runs.next_number(home, "report")
+    if Path(report).exists():
+        raise UsageError(f"--report {report} is there already: name a folder that is not, or move that one away")
+    return Path(report)
+
+
+def _run_name(cli: EvaluateCLI) -> str:
+    """A short name of a checkpoint, with what it learnt about moved images."""
+    run = runs.run_of(cli.ckpt_path)
+    name = f"{run.parent.name}/{run.name}" if run else shown(cli.ckpt_path)
+    augment = cli.datamodule.augment
+    return f"{name}, --data.shift {augment.shift}" if augment and augment.shift else name
+
+
+def _check_room(cli: EvaluateCLI) -> None:
+    """Refuse to move the test images so far that they are cut."""
+    most, data = cli.config.shift, cli.datamodule
+    drawn = data.part("test")[0].amax(dim=(0, 1)) > 0
+    edges = [side.nonzero().min().item() for line in (drawn.any(0), drawn.any(1)) for side in (line, line.flip(0))]
+    if not 1 <= most <= min(edges):
+        pad = most + data.pad - min(edges)
+        raise UsageError(
+            f"--shift is {most}, expected 1 to {min(edges)}, for the test images would be cut at the edge: take a "
+            f"network that was trained with --data.pad {pad} --model.net.image_size {data.SIDE + 2 * pad}"
+        )
+
+
+def _accuracy_by_shift(cli: EvaluateCLI) -> dict[str, list[tuple[int, float]]]:
+    """Accuracy on test images moved by up to n pixels in any direction at random, and by n pixels into a corner."""
+    images, _ = cli.datamodule.part("test")
+    if cli.trainer.progress_bar_callback:
+        cli.trainer.progress_bar_callback.disable()  # there would be one for each of these tests
+    points = {"up to": [], "corner": []}
+    for pixels in range(cli.config.shift + 1):
+        shift = FlipAndShift(flip=False, shift=pixels)
+        anywhere = shift.draw(len(images), np.random.default_rng((0, pixels)))
+        corners = [
+            torch.tensor([0, *corner]).expand(len(images), 3) for corner in itertools.product((0, 2 * pixels), repeat=2)
+        ]
+        points["up to"].append((pixels, _accuracy(cli, shift(images, anywhere))))
+        points["corner"].append((pixels, float(np.mean([_accuracy(cli, shift(images, corner)) for corner in corners]))))
+    return points
+
+
+def _accuracy(cli: EvaluateCLI, images: Tensor) -> float:
+    data = cli.datamodule
+    loader = TensorLoader(images, data.part("test")[1], data.batch_size, data.normalize)
+    with ctrl_c_as_usual(cli.trainer):
+        return cli.trainer.test(cli.model, loader, verbose=False)[0]["test/acc"]
+
+
+def _say_shifts(shifts: Shifts) -> None:
+    say("\nAccuracy on test images moved by n pixels")
+    for name, lines in shifts.items():
+        pixels = (f"{n:>8}" for n, _ in lines["up to"])
+        say(f"{name}\n{'n':<12}{''.join(pixels)}")
+        for kind, points in lines.items():
+            say(f"{kind:<12}" + "".join(f"{accuracy:>8.2%}" for _, accuracy in points))
+
+
+@rank_zero_only
+def _write_report(folder: Path, cli: EvaluateCLI, evaluations: Mapping[str, Evaluation], shifts: Shifts) -> Path:
+    # Here, not above, so that only who reports waits for matplotlib.
+    from cnn_lightning import plots, report
+
+    data, net = cli.datamodule, cli.model.net
+    images, _ = data.part("test")
+    evaluation = next(iter(evaluations.values()))
+    images = images[: evaluation.total]
+    facts = {
+        "network": f"{type(net).__name__}, {sum(weight.numel() for weight in net.parameters()):,} weights",
+        "dataset": f"{type(data).__name__}, {evaluation.total:,} test images",
+        "checkpoint": shown(cli.ckpt_path),
+        "trained for": f"{cli.checkpoint['epoch'] + 1} epochs",
+    }
+    further = [
+        report.Picture(
+            "filters",
+            "What the first layer looks for",
+            "The weights of its filters: orange where bright pixels speak for the feature, blue where they speak "
+            "against it.",
+            pictures.filters(net),
+        ),
+        report.Picture(
+            "feature_maps",
+            "What an image becomes, layer by layer",
+            "The first test image, and below it what each layer makes of it in its first 16 channels, from black "
+            "(lowest value of the layer) to white (highest).",
+            pictures.feature_maps(net.eval(), data.normalize(images[:1])[0]),
+        ),
+    ]
+    if shifts:
+        with (folder / "shift.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["network", "moved", "pixels", "accuracy"])
+            table.writerows(
+                [name, kind, *point] for name, lines in shifts.items() for kind, line in lines.items() for point in line
+            )
+        plots.accuracy_by_shift(shifts, folder / "shift.png")
+        text = (
+            "The test images, moved by up to n pixels in any direction at random (solid), and by n pixels towards each "
+            "of the four corners (dashed, mean of the four). None is cut at the edge. The numbers are in shift.csv."
+        )
+        further.append(report.Picture("shift", "What moving the images does", text))
+    run = runs.run_of(cli.ckpt_path)
+    return report.write_report(
+        folder,
+        f"{type(net).__name__} on {type(data).__name__}",
+        evaluations,
+        images,
+        facts,
+        plots.read_scalars(run) if run else None,
+        further,
+    )

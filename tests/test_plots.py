@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from cnn_lightning import plots
+from cnn_lightning.evaluation import Evaluation
+
+STEPS = {
+    "train/loss": [(step, 2 / step) for step in range(1, 90)],
+    "train/acc": [(step, 1 - 1 / step) for step in range(1, 90)],
+    "val/loss": [(45, 0.4), (89, 0.3)],
+    "val/acc": [(45, 0.8), (89, 0.9)],
+}
+EPOCHS = {
+    "epoch/train_loss": [(1, 0.5), (2, 0.3)],
+    "epoch/train_acc": [(1, 0.7), (2, 0.85)],
+    "epoch/val_loss": [(1, 0.4), (2, 0.3)],
+    "epoch/val_acc": [(1, 0.8), (2, 0.9)],
+}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures as they were when they were saved."""
+    figures, save = [], plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    return figures
+
+
+def lines(axes):
+    return {line.get_label(): list(map(tuple, line.get_xydata())) for line in axes.lines}
+
+
+def small_png(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert len(np.unique(np.asarray(image.convert("L")))) > 10  # something is drawn
+        assert path.stat().st_size < 60_000
+        return image.size
+
+
+def has_colour(path, colour):
+    """Whether at least a few pixels have a colour, up to the rounding of the palette."""
+    with Image.open(path) as image:
+        distance = np.abs(
+            np.asarray(image.convert("RGB")).astype(int) - [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+        )
+    return (distance.max(axis=-1) < 12).sum() > 10
+
+
+def test_curves_against_steps_and_epochs(tmp_path, drawn):
+    path = tmp_path / "curves.png"
+    assert plots.curves(STEPS | EPOCHS | {"lr-AdamW": [(1, 0.001)]}, path)
+    assert small_png(path) == (900, 640)
+    axes = drawn[0].axes
+    assert [(a.get_xlabel(), a.get_ylabel()) for a in axes] == [
+        ("optimizer step", "loss"),
+        ("optimizer step", "accuracy"),
+        ("epoch", "loss"),
+        ("epoch", "accuracy"),
+    ]
+    assert lines(axes[1]) == {"training": STEPS["train/acc"], "validation": STEPS["val/acc"]}
+    assert lines(axes[2]) == {"training": EPOCHS["epoch/train_loss"], "validation": EPOCHS["epoch/val_loss"]}
+
+
+def test_older_runs_have_only_the_row_of_steps(tmp_path, drawn):
+    assert plots.curves(STEPS, tmp_path / "curves.png")
+    assert [axes.get_xlabel() for axes in drawn[0].axes] == ["optimizer step"] * 2
+
+
+def test_nothing_to_draw_leaves_no_file(tmp_path):
+    assert not plots.curves({"hp_metric": [(0, -1.0)], "val/loss": []}, tmp_path / "curves.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_one_epoch_is_a_point_that_can_be_seen(tmp_path, drawn):
+    plots.curves({"epoch/val_loss": [(1, 0.4)]}, tmp_path / "point.png")
+    assert has_colour(tmp_path / "point.png", plots.ORANGE)
+    assert not has_colour(tmp_path / "point.png", plots.BLUE)
+    axes = drawn[0].axes[0]
+    left, right = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if left <= tick <= right] == [1]
+
+
+def test_a_loss_that_is_not_a_number_is_a_gap(tmp_path):
+    assert plots.curves({"train/loss": [(1, 2.0), (2, float("nan")), (3, float("nan"))]}, tmp_path / "curves.png")
+    assert plots.curves({"train/loss": [(1, float("nan"))]}, tmp_path / "curves.png")
+
+
+def test_reliability(tmp_path, drawn):
+    confidence = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.55, 0.75, 1.0], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 0, 1, 1, 0, 0])
+    evaluation = Evaluation(labels, torch.stack([confidence, 1 - confidence], dim=1), ("a", "b"))
+    plots.reliability(evaluation, tmp_path / "reliability.png")
+    small_png(tmp_path / "reliability.png")
+    above, below = drawn[0].axes
+    dots = np.array(lines(above)["images of one bin"])
+    assert dots == pytest.approx(np.array([(0.55, 0), (0.75, 1), (0.96, 0.8)]))
+    assert [bar.get_height() for bar in below.patches] == evaluation.bins.count.tolist()
+    assert f"{100 * evaluation.calibration_error:.2f} %" in above.get_title()
+
+
+def test_accuracy_by_shift(tmp_path, drawn):
+    points = {"up to": [(0, 0.9), (1, 0.8)], "corner": [(0, 0.9), (1, 0.7)]}
+    plots.accuracy_by_shift({"a $\\net$": points, "b": {"up to": [(0, 0.5)]}}, tmp_path / "shift.png")
+    small_png(tmp_path / "shift.png")
+    first, second, third = drawn[0].axes[0].lines
+    assert [line.get_linestyle() for line in (first, second, third)] == ["-", "--", "-"]
+    assert first.get_color() == second.get_color() != third.get_color()
+    assert list(second.get_ydata()) == [0.9, 0.7]
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert names[2:] == ["a $\\net$", "b"]
+
+
+def test_reads_back_what_was_logged(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(2000):  # more than TensorBoard keeps by default
+            writer.add_scalar("train/loss", step / 4, step)
+        writer.add_scalar("epoch/val_acc", 0.5, 1)
+    scalars = plots.read_scalars(tmp_path)
+    assert scalars == {"train/loss": [(step, step / 4) for step in range(2000)], "epoch/val_acc": [(1, 0.5)]}
+
+
+def test_a_run_that_went_on_shows_nothing_of_what_it_left(tmp_path, caplog):
+    with SummaryWriter(str(tmp_path), filename_suffix=".0") as writer:
+        for step in (10, 20, 30, 40):
+            writer.add_scalar("train/loss", 1.0, step)
+        for epoch in (1, 2, 3):
+            writer.add_scalar("epoch/val_loss", 1.0, epoch)
+    with SummaryWriter(str(tmp_path), purge_step=21, filename_suffix=".1") as writer:  # after epoch 1, and it stops
+        writer.add_scalar("train/loss", 0.5, 30)
+        writer.add_scalar("epoch/val_loss", 0.5, 2)
+    scalars = plots.read_scalars(tmp_path)
+    assert scalars == {"train/loss": [(10, 1.0), (20, 1.0), (30, 0.5)], "epoch/val_loss": [(1, 1.0), (2, 0.5)]}
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("folder", [".", "missing"])
+def test_a_folder_without_events_has_no_curves(tmp_path, folder):
+    assert plots.read_scalars(tmp_path / folder) == {}
+
+
+def test_pyplot_is_not_asked(tmp_path):
+    import matplotlib.pyplot as plt
+
+    plots.curves(STEPS, tmp_path / "curves.png")
+    assert plt.get_fignums() == []

@@ -100,7 +100,12 @@ def shown(path: str | Path) -> str:
 
 
 def _hush() -> None:
-    """Silence what users can do nothing about, what is not so here, and what the commands say themselves."""
+    """Silence what users can do nothing about, what is not so here, and what the commands say themselves.
+
+    Nor does a letter that cannot be shown stop a command.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # the name of a file may have letters that a terminal has not
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls that lightning 2.6 makes
     for message in (
         "`isinstance.treespec, LeafSpec.` is deprecated",  # another of these calls

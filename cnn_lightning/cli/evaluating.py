@@ -94,11 +94,13 @@ def _check_room(cli: EvaluateCLI) -> None:
     most, data = cli.config.shift, cli.datamodule
     drawn = data.part("test")[0].amax(dim=(0, 1)) > 0
     edges = [side.nonzero().min().item() for line in (drawn.any(0), drawn.any(1)) for side in (line, line.flip(0))]
-    if not 1 <= most <= min(edges):
-        pad = most + data.pad - min(edges)
+    if most < 1:
+        raise UsageError(f"--shift is {most}, expected at least 1")
+    if most > min(edges):
+        pad = data.pad + most - min(edges)
         raise UsageError(
-            f"--shift is {most}, expected 1 to {min(edges)}, for the test images would be cut at the edge: take a "
-            f"network that was trained with --data.pad {pad} --model.net.image_size {data.SIDE + 2 * pad}"
+            f"--shift {most} would cut the test images at the edge, from which they are {min(edges)} pixels away: take "
+            f"a network that was trained with --data.pad {pad} --model.net.image_size {data.SIDE + 2 * pad}"
         )
 
 

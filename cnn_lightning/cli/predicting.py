@@ -45,8 +45,8 @@ class Prediction:
 
     def guesses(self, class_names: Sequence[str]) -> tuple[str, float, str, float]:
         """The likeliest class and its probability, and the second likeliest."""
-        (first, second), (a, b) = (tensor.tolist() for tensor in self.probabilities.topk(2)[::-1])
-        return class_names[first], a, class_names[second], b
+        (probability, other), (first, second) = (best.tolist() for best in self.probabilities.topk(2))
+        return class_names[first], probability, class_names[second], other
 
 
 @command

@@ -1,0 +1,183 @@
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from torch.nn.functional import pad
+
+from cnn_lightning import MNIST, ImageClassifier
+from cnn_lightning.cli import evaluate
+from tests.test_cli import error_of  # noqa: F401
+
+FILES = {
+    "report.html", "figures.json", "predictions.csv", "confusion_matrix.png", "reliability.png", "mistakes.png",
+    "curves.png", "filters.png", "feature_maps.png",
+}  # fmt: skip
+CPU = "--trainer.accelerator=cpu"
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def figures(report, name):
+    checkpoints = json.loads((report / "figures.json").read_text(encoding="utf-8"))["checkpoints"]
+    return next(figures for path, figures in checkpoints.items() if name in path)
+
+
+class TestReport:
+    def test_every_figure_follows_from_the_csv(self, train, capsys):
+        run = train("--data.val_size=200", "--trainer.limit_train_batches=2")  # it shall make mistakes
+        evaluate([CPU])
+        output = capsys.readouterr().out
+        report = run / "report_0"
+        assert {path.name for path in report.iterdir()} == FILES
+        table = rows(report / "predictions.csv")
+        names = [str(digit) for digit in range(10)]
+        true, predicted = ([row[column] for row in table] for column in ("true", "predicted"))
+        probabilities = np.array([[float(row[name]) for name in names] for row in table])
+        shown = figures(report, "best.ckpt")
+        assert 0.1 < shown["accuracy"] < 1
+        assert shown["accuracy"] == accuracy_score(true, predicted)
+        assert shown["loss"] == pytest.approx(log_loss(true, probabilities, labels=names), rel=1e-9)
+        assert shown["confusion_matrix"] == confusion_matrix(true, predicted, labels=names).tolist()
+        expected = precision_recall_fscore_support(true, predicted, labels=names, zero_division=0)
+        for column, values in zip(("precision", "recall", "f1", "images"), expected, strict=True):
+            assert [row[column] for row in shown["classes"]] == pytest.approx(values, abs=1e-12), column
+        assert f"({shown['correct']}/{shown['total']})" in output
+        assert f"loss        {shown['loss']:.4f}" in output
+        assert f"report      {report}/report.html" in output
+
+    def test_probabilities_are_those_of_the_network(self, train, tiny_root):
+        run = train()
+        evaluate([CPU])
+        model = ImageClassifier.load_from_checkpoint(run / "checkpoints/best.ckpt", weights_only=True).eval()
+        data = MNIST(tiny_root)
+        data.setup("test")
+        images, labels = data.part("test")
+        with torch.no_grad():
+            probabilities = model.predict_step(data.normalize(images))
+        table = rows(run / "report_0/predictions.csv")
+        assert [int(row["true"]) for row in table] == labels.tolist()
+        assert [float(row["3"]) for row in table] == pytest.approx(probabilities[:, 3].tolist(), abs=1e-6)
+
+    def test_an_earlier_report_stays(self, train):
+        run = train()
+        evaluate([CPU])
+        before = (run / "report_0/report.html").stat().st_mtime_ns
+        evaluate([CPU, str(run / "checkpoints/last.ckpt")])
+        assert (run / "report_0/report.html").stat().st_mtime_ns == before
+        assert (run / "report_1/report.html").is_file()
+
+    def test_folder_of_choice_or_none(self, train):
+        run = train()
+        evaluate([CPU, "--report=some/where"])
+        assert Path("some/where/report.html").is_file()
+        evaluate([CPU, "--report=false"])
+        assert not list(run.glob("report*"))
+
+    def test_a_checkpoint_without_a_run(self, train, tiny_root):
+        run = train()
+        (run / "checkpoints/best.ckpt").rename("alone.ckpt")
+        evaluate([CPU, "alone.ckpt"])
+        assert {path.name for path in Path("report_0").iterdir()} == FILES - {"curves.png"}
+
+    def test_only_some_images(self, train):
+        run = train("--data.batch_size=10")
+        evaluate([CPU, "--trainer.limit_test_batches=3"])
+        assert len(rows(run / "report_0/predictions.csv")) == 30
+
+    def test_folder_that_is_there(self, train, error_of):  # noqa: F811
+        train()
+        Path("mine").mkdir()
+        assert "--report mine is there already" in error_of(evaluate, CPU, "--report=mine")
+        Path("file").touch()
+        assert "--report" in error_of(evaluate, CPU, "--report=file/report")
+
+
+class TestSeveral:
+    def test_ensemble_is_the_mean_of_the_probabilities(self, train, capsys):
+        runs = [train("--trainer.limit_train_batches=2", f"--seed_everything={seed}") for seed in (0, 1)]
+        evaluate([CPU, *(str(run / "checkpoints/best.ckpt") for run in runs)])
+        output = capsys.readouterr().out
+        report = runs[0] / "report_0"
+        assert {path.name for path in report.iterdir()} == FILES | {"predictions_2.csv"}
+        tables = [rows(report / name) for name in ("predictions.csv", "predictions_2.csv")]
+        labels = np.array([int(row["true"]) for row in tables[0]])
+        probabilities = np.mean([[[float(row[str(i)]) for i in range(10)] for row in t] for t in tables], axis=0)
+        shown = figures(report, "ensemble")
+        assert shown["correct"] == (probabilities.argmax(axis=1) == labels).sum()
+        assert shown["loss"] == pytest.approx(-np.log(probabilities[range(100), labels]).mean(), rel=1e-9)
+        assert f"Ensemble of these 2, the mean of their probabilities\naccuracy    {shown['accuracy']:.2%}" in output
+        for run in runs:
+            assert f"{run}/checkpoints/best.ckpt" in (report / "report.html").read_text(encoding="utf-8")
+
+    def test_each_has_its_own_settings(self, train):
+        """Network, normalisation and padding are those of the checkpoint."""
+        runs = [
+            train("--data=MNIST", "--data.mean=0", "--data.std=1"),
+            train("--model.net=MLP", "--data=MNIST", "--data.pad=3", "--model.net.image_size=34"),
+        ]
+        paths = [str(run / "checkpoints/best.ckpt") for run in runs]
+        evaluate([CPU, *paths])
+        for run, path in zip(runs, paths, strict=True):
+            evaluate([CPU, path, f"--report={run.parent.name}"])
+            alone = figures(Path(run.parent.name), path)
+            assert figures(runs[0] / "report_0", path) == alone
+
+    def test_of_different_datasets(self, train, error_of):  # noqa: F811
+        paths = [str(train(f"--data={name}") / "checkpoints/best.ckpt") for name in ("MNIST", "FashionMNIST")]
+        message = error_of(evaluate, CPU, *paths)
+        assert f"{paths[0]} of MNIST, {paths[1]} of FashionMNIST: expected checkpoints of one dataset" in message
+
+    def test_one_is_missing(self, train, error_of):  # noqa: F811
+        path = str(train() / "checkpoints/best.ckpt")
+        assert "missing.ckpt" in error_of(evaluate, CPU, path, "missing.ckpt")
+
+
+class TestShift:
+    PADDED = ("--data=MNIST", "--data.pad=2", "--model.net=MLP", "--model.net.image_size=32", "--data.batch_size=50")
+
+    def test_accuracy_of_moved_images(self, train, tiny_root, capsys):
+        run = train(*self.PADDED, "--trainer.max_epochs=3")
+        evaluate([CPU, "--shift=2"])
+        output = capsys.readouterr().out
+        table = rows(run / "report_0/shift.csv")
+        assert [(row["moved"], row["pixels"]) for row in table] == [
+            (kind, str(pixels)) for kind in ("up to", "corner") for pixels in range(3)
+        ]
+        accuracies = [float(row["accuracy"]) for row in table]
+        assert accuracies[0] == accuracies[3] == figures(run / "report_0", "best")["accuracy"]
+        # The corners, by hand: from 32×32 with 2 black pixels all around to 28×28 in a corner of 32×32.
+        model = ImageClassifier.load_from_checkpoint(run / "checkpoints/best.ckpt", weights_only=True).eval()
+        data = MNIST(tiny_root)
+        data.setup("test")
+        images, labels = data.part("test")
+        corners = [pad(images, sides) for sides in ((4, 0, 4, 0), (4, 0, 0, 4), (0, 4, 4, 0), (0, 4, 0, 4))]
+        with torch.no_grad():
+            right = [
+                (model(data.normalize(corner)).argmax(dim=1) == labels).float().mean().item() for corner in corners
+            ]
+        assert accuracies[5] == pytest.approx(np.mean(right), abs=1e-6)
+        assert accuracies[5] < accuracies[0]
+        assert re.search(rf"corner +{accuracies[3]:.2%} +{accuracies[4]:.2%} +{accuracies[5]:.2%}", output)
+        assert (run / "report_0/shift.png").is_file()
+
+    def test_images_that_would_be_cut(self, train, error_of):  # noqa: F811
+        train(*self.PADDED)
+        message = error_of(evaluate, CPU, "--shift=5")
+        assert "--shift 5 would cut the test images at the edge, from which they are 2 pixels away" in message
+        assert "--data.pad 5 --model.net.image_size 38" in message
+        assert "expected at least 1" in error_of(evaluate, CPU, "--shift=0")
+
+    def test_network_of_another_size(self, train, error_of):  # noqa: F811
+        from cnn_lightning.cli import fit
+
+        message = error_of(fit, CPU, "--data=Digits", "--data.pad=2")
+        assert "image_size is 28 in TwoLayerCNN but 32 in Digits: change --model.net.image_size" in message
+        assert "pad is -1" in error_of(fit, CPU, "--data=Digits", "--data.pad=-1")

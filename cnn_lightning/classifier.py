@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -67,7 +68,8 @@ class ImageClassifier(LightningModule):
         self.train_metrics = LossAndAccuracy()
         self.val_metrics = LossAndAccuracy()
         self.test_metrics = LossAndAccuracy()
-        self._epoch: dict[str, float] = {}  # values of validation, sums of training
+        self._epoch_sums: dict[str, float] = {}  # of training, over the images
+        self._epoch_val: dict[str, Tensor] = {}  # of its last validation
         self._since = self._paused = 0.0  # seconds: the last point of the training curves, the start of validation
         # Shows Lightning's model summary the size of every layer's output.
         self.example_input_array = torch.zeros(1, net.in_channels, net.image_size, net.image_size)
@@ -83,7 +85,8 @@ class ImageClassifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begin the means of an epoch."""
-        self._epoch = dict.fromkeys(("images", "seconds", "train_loss", "train_acc"), 0.0)
+        self._epoch_sums = dict.fromkeys(("images", "seconds", "loss", "acc"), 0.0)
+        self._epoch_val = {}
         self._since = time.perf_counter()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -114,11 +117,14 @@ class ImageClassifier(LightningModule):
         """Add a point for the steps since the last one, and one for the epoch."""
         if self.train_metrics.update_called:
             self._draw_training_point()
-        images, seconds = self._epoch.pop("images"), self._epoch.pop("seconds")
-        for name in ("train_loss", "train_acc"):
-            self._epoch[name] /= images
-        point = self._epoch | {"images_per_second": images / seconds}
-        self._draw({f"epoch/{name}": value for name, value in point.items()}, self.current_epoch + 1)
+        sums, val = self._epoch_sums, self._epoch_val
+        point = {f"epoch/train_{name}": sums[name] / sums["images"] for name in ("loss", "acc")}
+        point |= {f"epoch/{name.replace('/', '_')}": value.item() for name, value in val.items()}
+        point["epoch/images_per_second"] = sums["images"] / sums["seconds"]
+        for logger in self.loggers:
+            # Other loggers have one horizontal axis for all curves.
+            counts_epochs = isinstance(logger, TensorBoardLogger)
+            logger.log_metrics(point, step=self.current_epoch + 1 if counts_epochs else self.global_step)
 
     def on_validation_start(self) -> None:
         """Stop the clock of training."""
@@ -134,8 +140,7 @@ class ImageClassifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Add a point to the validation curves."""
-        point = self._log("val", self.val_metrics)
-        self._epoch |= {name.replace("/", "_"): value.item() for name, value in point.items()}
+        self._epoch_val = self._log("val", self.val_metrics)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure a test batch."""
@@ -198,12 +203,12 @@ class ImageClassifier(LightningModule):
         seconds = time.perf_counter() - self._since
         self._since += seconds
         # By hand what self.log does, for that takes as long as a step of a small network.
-        self._draw(numbers | {"train/images_per_second": images / seconds}, self.global_step)
+        self._draw(numbers | {"train/images_per_second": images / seconds})
         self.trainer.progress_bar_metrics.update(numbers)
         self.trainer.callback_metrics.update(point)
-        sums = {"train_loss": numbers["train/loss"] * images, "train_acc": numbers["train/acc"] * images}
-        for name, value in (sums | {"images": images, "seconds": seconds}).items():
-            self._epoch[name] += value
+        terms = {"loss": numbers["train/loss"] * images, "acc": numbers["train/acc"] * images}
+        for name, term in (terms | {"images": images, "seconds": seconds}).items():
+            self._epoch_sums[name] += term
 
     def _log(self, stage: str, metrics: LossAndAccuracy) -> dict[str, Tensor]:
         values = self._values(stage, metrics)
@@ -212,7 +217,7 @@ class ImageClassifier(LightningModule):
         self.log_dict(values, prog_bar=True, sync_dist=True, logger=False if fitting else None)
         if fitting and not self.trainer.sanity_checking:
             # Lightning has not counted the last step before validation yet.
-            self._draw({name: value.item() for name, value in values.items()}, self.global_step)
+            self._draw({name: value.item() for name, value in values.items()})
         return values
 
     def _values(self, stage: str, metrics: LossAndAccuracy) -> dict[str, Tensor]:
@@ -220,9 +225,9 @@ class ImageClassifier(LightningModule):
         metrics.reset()
         return values
 
-    def _draw(self, point: dict[str, float], x: int) -> None:
+    def _draw(self, point: dict[str, float]) -> None:
         for logger in self.loggers:
-            logger.log_metrics(point, step=x)
+            logger.log_metrics(point, step=self.global_step)
 
     def _save_plain_hyperparameters(self, net: ConvNet) -> None:
         """Save what rebuilds this classifier as plain values, so that a checkpoint loads without any code in it.

@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from cnn_lightning.errors import UsageError
 
 BINS = 15  # of confidence, as in Guo et al. 2017
+ENSEMBLE = "ensemble"  # its name among those of the checkpoints
 
 
 class Bins(NamedTuple):
@@ -61,8 +62,7 @@ class Evaluation:
             raise ValueError(f"labels {self.labels.min()} to {self.labels.max()} of {len(self.class_names)} classes")
         if not self.probabilities.isfinite().all():
             raise UsageError(
-                "the network gives no probabilities but NaN, expected numbers: its training has diverged, "
-                "name another checkpoint"
+                "the network gives NaN, expected probabilities: its training has diverged, name another checkpoint"
             )
         if (self.probabilities.sum(dim=1) - 1).abs().max() > 1e-8:
             raise ValueError("the probabilities of an image do not sum to 1: take the softmax in float64")

@@ -17,7 +17,7 @@ from cnn_lightning.nets import ConvNet
 FONT = ImageFont.load_default(11)  # comes with Pillow; it has the letters of ASCII alone
 LINE = 14  # pixels
 INK, PAPER = (40, 40, 40), (255, 255, 255)
-BLUE, ORANGE = (31, 100, 180), (230, 110, 20)
+BLUE, ORANGE = (0, 114, 178), (213, 94, 0)  # can be told apart by everybody; plots.py has the same
 MOST_CHANNELS = 16  # of a layer in a picture
 
 
@@ -28,7 +28,7 @@ def grid(images: np.ndarray, captions: Sequence[str], columns: int = 8, tile: in
         images: (N, H, W) grey or (N, H, W, 3) colour, uint8, N at least 1.
         captions: N texts, also of several lines.
         columns: Images in a row.
-        tile: Width of an image with its margin, in pixels.
+        tile: Width of an image with its margin, in pixels; more if the image is larger.
 
     Returns:
         An RGB image.
@@ -37,6 +37,7 @@ def grid(images: np.ndarray, captions: Sequence[str], columns: int = 8, tile: in
     enlarged = [_enlarged(image, tile - 4) for image in images]
     lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
     height = enlarged[0].height + 4 + LINE * lines
+    tile = max(tile, enlarged[0].width + 4)
     rows = -(-len(images) // columns)
     picture = Image.new("RGB", (columns * tile, rows * height), PAPER)
     draw = ImageDraw.Draw(picture)
@@ -117,7 +118,7 @@ def mistakes(
     return grid(pixels(images[wrong]), captions)
 
 
-def filters(net: ConvNet) -> Image.Image:
+def filters(net: ConvNet) -> Image.Image | None:
     """Draw the weights of the first layer: negative ones blue, positive ones orange, 0 white.
 
     Args:
@@ -125,13 +126,18 @@ def filters(net: ConvNet) -> Image.Image:
             of a linear layer, the weights of its first outputs as an image of the input.
 
     Returns:
-        An RGB image with at most 64 filters.
+        An RGB image with at most 64 filters; None if the first layer with weights is another.
     """
-    layer = next(layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
-    weights = layer.weight.detach().float().cpu()[:64]
-    if isinstance(layer, nn.Linear):
-        weights = weights.unflatten(1, (net.in_channels, net.image_size, net.image_size))
-    weights = weights[:, 0].numpy()
+    pixels_in = net.in_channels * net.image_size**2
+    layers = (*net.features.modules(), *net.head.modules())
+    layer = next((layer for layer in layers if isinstance(getattr(layer, "weight", None), Tensor)), None)
+    if isinstance(layer, nn.Linear) and layer.in_features == pixels_in:
+        weights = layer.weight.unflatten(1, (net.in_channels, net.image_size, net.image_size))
+    elif isinstance(layer, nn.Conv2d):
+        weights = layer.weight
+    else:
+        return None
+    weights = weights[:64, 0].detach().float().cpu().numpy()
     weights = weights / max(np.abs(weights).max(), 1e-12)
     colours = np.where(weights[..., None] < 0, BLUE, ORANGE)
     mixed = np.array(PAPER) + np.abs(weights)[..., None] * (colours - np.array(PAPER))
@@ -185,16 +191,18 @@ def _outputs(net: ConvNet, image: Tensor) -> list[tuple[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-    return [(name, output) for name, output in outputs if output.ndim == 3]  # MLP has it flat
+    return outputs
 
 
 def _note_output(
     outputs: list[tuple[str, Tensor]], name: str, _layer: nn.Module, _args: object, output: Tensor
 ) -> None:
-    outputs.append((name, output[0]))
+    if isinstance(output, Tensor) and output.ndim == 4:  # MLP has it flat
+        outputs.append((name, output[0]))
 
 
 def _grey(values: np.ndarray) -> np.ndarray:
+    values = np.nan_to_num(values)  # of a run that has diverged
     low, high = values.min(), values.max()
     return ((values - low) * (255 / max(high - low, 1e-12))).round().astype(np.uint8)
 

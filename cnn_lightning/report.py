@@ -12,10 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from cnn_lightning import pictures, plots
-from cnn_lightning.evaluation import Evaluation
+from cnn_lightning.evaluation import ENSEMBLE, Evaluation
 from cnn_lightning.plots import Points
 
-ENSEMBLE = "ensemble"  # its name among those of the checkpoints
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -103,8 +102,8 @@ def write_report(
     Args:
         folder: An empty folder.
         title: Heading of the report.
-        evaluations: Name of a checkpoint -> what it gives for the test images. The first is shown in detail, the
-            others, and the ensemble of all, beside it.
+        evaluations: Name of a checkpoint -> what it gives for the test images, and "ensemble" -> what several give
+            together. The first is shown in detail, the others beside it.
         images: (N, C, H, W) uint8: the test images.
         facts: What was tested: label -> text.
         scalars: Curves of the first checkpoint's run, as ``plots.read_scalars`` gives them.
@@ -112,23 +111,17 @@ def write_report(
 
     Returns:
         The path of ``report.html``.
-
-    Raises:
-        ValueError: The evaluations are not of the same images.
     """
-    compared = dict(evaluations)
-    if len(evaluations) > 1:
-        compared[ENSEMBLE] = Evaluation.ensemble(list(evaluations.values()))
     files = _write_csvs(folder, evaluations)
     name, evaluation = next(iter(evaluations.items()))
     shown = [*_pictures(folder, evaluation, images, scalars or {}), *further]
-    figures = {name: one.figures() for name, one in compared.items()}
+    figures = {name: one.figures() for name, one in evaluations.items()}
     text = json.dumps({"title": title, "facts": dict(facts), "checkpoints": figures}, indent=1, ensure_ascii=False)
     (folder / "figures.json").write_text(text + "\n", encoding="utf-8")
 
     headline, tested = _headline(evaluation), _table((), facts.items(), "facts")
     if len(evaluations) > 1:
-        top = [tested, _side_by_side(compared, files), _heading(f"In detail: {name}"), headline]
+        top = [tested, _side_by_side(evaluations, files), _heading(f"In detail: {name}"), headline]
     else:
         top = [headline, tested]
     body = [*top, _by_class(evaluation), *(picture.html(folder) for picture in shown), _files(files)]
@@ -140,10 +133,15 @@ def write_report(
 def _write_csvs(folder: Path, evaluations: Mapping[str, Evaluation]) -> dict[str, str]:
     """Write predictions.csv, predictions_2.csv, ...; returns name of a checkpoint -> name of its file."""
     files = {}
-    for number, (name, evaluation) in enumerate(evaluations.items(), 1):
-        files[name] = "predictions.csv" if number == 1 else f"predictions_{number}.csv"
+    for number, (name, evaluation) in zip(_numbers(evaluations), evaluations.items(), strict=True):
+        files[name] = "predictions.csv" if number == "1" else f"predictions_{number}.csv"
         evaluation.write_csv(folder / files[name])
     return files
+
+
+def _numbers(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """The checkpoints by number, for their names are too long for a column; the ensemble keeps its name."""
+    return [name if name == ENSEMBLE else str(number) for number, name in enumerate(evaluations, 1)]
 
 
 def _pictures(folder: Path, evaluation: Evaluation, images: Tensor, scalars: Mapping[str, Points]) -> list[Picture]:
@@ -180,7 +178,7 @@ def _pictures(folder: Path, evaluation: Evaluation, images: Tensor, scalars: Map
 def _mistakes(evaluation: Evaluation, images: Tensor) -> Picture:
     picture = pictures.mistakes(images, evaluation.labels, evaluation.probabilities, evaluation.class_names)
     text = (
-        f"Of {evaluation.total - evaluation.correct:,} mistakes those of which the network was surest. Below each "
+        f"It made {evaluation.total - evaluation.correct:,} mistakes; here are those of which it was surest. Below an "
         "image: what it took it for and how sure it was, and what it is by its label, which may be wrong."
     )
     return Picture("mistakes", "Its most confident mistakes", text, picture)
@@ -196,20 +194,20 @@ def _headline(evaluation: Evaluation) -> str:
     return f'<ul class="headline">{cells}</ul>'
 
 
-def _side_by_side(compared: Mapping[str, Evaluation], files: Mapping[str, str]) -> str:
+def _side_by_side(evaluations: Mapping[str, Evaluation], files: Mapping[str, str]) -> str:
     """Two tables: all checkpoints and their ensemble, and their recall of every class."""
-    numbers = [*map(str, range(1, len(files) + 1)), ENSEMBLE]  # the names of checkpoints are too long for a column
+    numbers, compared = _numbers(evaluations), list(evaluations.values())
     overall = [
         (
-            f"{number}. {name}" if name in files else name,
+            name if name == ENSEMBLE else f"{number}. {name}",
             _percent(one.accuracy),
             f"{one.loss:.4f}",
             _percent(one.calibration_error),
-            files.get(name, ""),
+            files[name],
         )
-        for number, (name, one) in zip(numbers, compared.items(), strict=True)
+        for number, (name, one) in zip(numbers, evaluations.items(), strict=True)
     ]
-    by_class = zip(next(iter(compared.values())).class_names, *(one.recall for one in compared.values()), strict=True)
+    by_class = zip(compared[0].class_names, *(one.recall for one in compared), strict=True)
     recall = [(name, *map(_percent, values)) for name, *values in by_class]
     return _section(
         "Side by side",

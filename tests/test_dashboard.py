@@ -1,6 +1,8 @@
+import csv
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.pr_curve.plugin_data_pb2 import PrCurvePluginData
 from tensorboard.util.tensor_util import make_ndarray
+from torch import nn
 
 from cnn_lightning import MNIST, ImageClassifier
+from cnn_lightning.callbacks.dashboard import _layers_table
+from cnn_lightning.cli import evaluate
+from cnn_lightning.nets import ConvNet
 from tests.conftest import REPOSITORY, scalars
+from tests.test_nets import NETS
 
 CLASSES = [str(digit) for digit in range(10)]
 PICTURES = {f"images/{name}" for name in ("training_images", "confusion_matrix", "mistakes", "filters", "feature_maps")}
@@ -179,7 +186,81 @@ def test_several_processes_draw_one_dashboard_of_all_images(tiny_root, tmp_path)
         ]  # fmt: skip
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        run = tmp_path / str(devices) / "TwoLayerCNN-MNIST/version_0"
+        (run,) = (tmp_path / str(devices) / "TwoLayerCNN-MNIST").iterdir()
         assert set(events(run).Tags()["images"]) == PICTURES
         pictures.append(picture(events(run), "images/confusion_matrix"))
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 2
+
+
+class SameCNN(ConvNet):
+    """What a size formula does not know, and a head that is made before the features."""
+
+    def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
+        super().__init__(in_channels, num_classes, image_size)
+        self.head = nn.Linear(4 * 3 * 3, num_classes)
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 4, kernel_size=3, padding="same"),
+            nn.AvgPool2d(2),
+            nn.Conv2d(4, 4, kernel_size=3, dilation=2),
+            nn.AdaptiveMaxPool2d((3, 3)),
+        )
+
+
+class FlatNet(ConvNet):
+    """Neither a convolution nor a linear layer sees the image first."""
+
+    def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
+        super().__init__(in_channels, num_classes, image_size)
+        self.features = nn.Sequential(nn.Flatten(2), nn.Conv1d(in_channels, 2, kernel_size=7, stride=7))
+        self.head = nn.Linear(2 * image_size**2 // 7, num_classes)
+
+
+@pytest.mark.parametrize("net", ["SameCNN", "FlatNet"])
+def test_networks_of_ones_own(train, net):
+    run = train(f"--model.net=tests.test_dashboard.{net}")
+    assert set(events(run).Tags()["images"]) == PICTURES - ({"images/filters"} if net == "FlatNet" else set())
+    evaluate(["--trainer.accelerator=cpu"])
+    assert (run / "report_0/feature_maps.png").is_file()
+    rows = [row.split(" | ") for row in text(events(run), "layers").splitlines()[2:]]
+    formulas = {row[0].removeprefix("| "): row[2] for row in rows}
+    assert formulas["features.1"] == ("(28 - 2 + 2·0) / 2 + 1 = 14" if net == "SameCNN" else "")
+    assert not any(formula for name, formula in formulas.items() if name != "features.1")
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_every_formula_gives_the_side_of_the_output(net):
+    for row in _layers_table(ImageClassifier(net())).splitlines()[2:]:
+        _, _, formula, output, _ = row.split(" | ")
+        assert not formula or formula.split(" = ")[1] == output.split(" × ")[1] == output.split(" × ")[2]
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+def test_other_precisions(train, precision):
+    run = train(f"--trainer.precision={precision}")
+    assert set(events(run).Tags()["images"]) == PICTURES
+    assert events(run).Tags()["graph"]
+
+
+def test_validation_within_an_epoch_and_an_end_within_one(train):
+    settings = ("--data=MNIST", "--trainer.max_epochs=-1", "--trainer.max_steps=9", "--model.lr_schedule=null")
+    run = train(*settings, "--trainer.val_check_interval=0.5", "--trainer.log_every_n_steps=4")
+    values = scalars(run)
+    assert [step for step, _ in values["val/loss"]] == [3, 6, 9]
+    assert [step for step, _ in values["train/loss"]] == [4, 6, 8, 9]
+    assert [step for step, _ in values["epoch/train_loss"]] == [1, 2]
+    # What the last validation of each epoch gave.
+    assert [value for _, value in values["epoch/val_loss"]] == [value for _, value in values["val/loss"][1:]]
+
+
+def test_epochs_without_validation_have_no_point_of_it(train):
+    run = train("--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2", "--data=MNIST")
+    assert [step for step, _ in scalars(run)["epoch/val_loss"]] == [2]
+    assert [event.step for event in events(run).Images("images/mistakes")] == [2]
+
+
+def test_other_loggers_count_steps_alone(train):
+    run = train("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=csv", "--trainer.max_epochs=2", "--data=MNIST")
+    with next(Path("csv").rglob("metrics.csv")).open(newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == sorted(steps)
+    assert not list(run.glob("events*"))

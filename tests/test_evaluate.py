@@ -106,7 +106,7 @@ class TestSeveral:
         evaluate([CPU, *(str(run / "checkpoints/best.ckpt") for run in runs)])
         output = capsys.readouterr().out
         report = runs[0] / "report_0"
-        assert {path.name for path in report.iterdir()} == FILES | {"predictions_2.csv"}
+        assert {path.name for path in report.iterdir()} == FILES | {"predictions_2.csv", "predictions_ensemble.csv"}
         tables = [rows(report / name) for name in ("predictions.csv", "predictions_2.csv")]
         labels = np.array([int(row["true"]) for row in tables[0]])
         probabilities = np.mean([[[float(row[str(i)]) for i in range(10)] for row in t] for t in tables], axis=0)
@@ -134,6 +134,10 @@ class TestSeveral:
         paths = [str(train(f"--data={name}") / "checkpoints/best.ckpt") for name in ("MNIST", "FashionMNIST")]
         message = error_of(evaluate, CPU, *paths)
         assert f"{paths[0]} of MNIST, {paths[1]} of FashionMNIST: expected checkpoints of one dataset" in message
+
+    def test_one_is_named_twice(self, train, error_of):  # noqa: F811
+        path = str(train() / "checkpoints/best.ckpt")
+        assert f"{path} is named twice" in error_of(evaluate, CPU, path, f"./{path}")
 
     def test_one_is_missing(self, train, error_of):  # noqa: F811
         path = str(train() / "checkpoints/best.ckpt")
@@ -167,6 +171,12 @@ class TestShift:
         assert accuracies[5] < accuracies[0]
         assert re.search(rf"corner +{accuracies[3]:.2%} +{accuracies[4]:.2%} +{accuracies[5]:.2%}", output)
         assert (run / "report_0/shift.png").is_file()
+
+    def test_two_checkpoints_of_a_run(self, train):
+        run = train(*self.PADDED)
+        evaluate([CPU, "--shift=1", *(str(run / f"checkpoints/{name}.ckpt") for name in ("best", "last"))])
+        names = {row["network"] for row in rows(run / "report_0/shift.csv")}
+        assert names == {"MLP-MNIST/version_0", "MLP-MNIST/version_0, last"}
 
     def test_images_that_would_be_cut(self, train, error_of):  # noqa: F811
         train(*self.PADDED)

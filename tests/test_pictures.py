@@ -26,6 +26,9 @@ class TestGrid:
         assert (below[:14, 92:] < 100).any()
         assert (below[14:, 92:] < 100).any()
 
+    def test_images_larger_than_the_tile(self):
+        assert grid(np.zeros((3, 100, 100), np.uint8), [""] * 3, tile=60).width == 3 * 104
+
     def test_colour(self):
         red = np.zeros((1, 10, 10, 3), np.uint8)
         red[..., 0] = 255
@@ -37,7 +40,7 @@ def test_confusion_matrix_is_dark_where_most_images_are():
     picture = confusion_matrix(counts, ["a", "b", "c"])
     # The corner of a cell, where no number is written.
     colours = {(i, j): picture.getpixel((picture.width - 44 * (3 - j) + 3, picture.height - 44 * (3 - i) + 3)) for i in range(3) for j in range(3)}  # fmt: skip  # noqa: E501
-    assert colours[2, 2] == (31, 100, 180)
+    assert colours[2, 2] == (0, 114, 178)
     assert colours[0, 0] != colours[2, 2]
     assert colours[2, 0] == colours[2, 1] == colours[1, 0] == (255, 255, 255)
     red, _, blue = colours[0, 1]
@@ -60,7 +63,7 @@ def test_filters_are_blue_for_negative_weights_and_orange_for_positive_ones():
         net.features[0].weight[1, 0, 0, 1] = 1
     picture = filters(net)
     side = 48 // 5
-    assert picture.getpixel((4, 4)) == (31, 100, 180)
+    assert picture.getpixel((4, 4)) == (0, 114, 178)
     assert picture.getpixel((4, 4 + side)) == (255, 255, 255)
     red, green, blue = picture.getpixel((52 + 4 + side, 4))
     assert red > green > blue > 20  # half of the way to orange

@@ -190,6 +190,28 @@ def test_mistakes_of_the_user(run, digits, error_of):  # noqa: F811
     assert "there is no best.ckpt" in error_of(predict, CPU, "photos", "--trainer.default_root_dir=elsewhere")
 
 
+def test_a_network_that_has_diverged(run, digits, error_of):  # noqa: F811
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["state_dict"]["net.head.0.weight"][0, 0] = float("nan")
+    torch.save(checkpoint, "nan.ckpt")
+    assert "its training has diverged" in error_of(predict, CPU, "photos", "--ckpt_path=nan.ckpt")
+
+
+def test_no_picture_is_left_out(run, digits, capsys):
+    predict([CPU, "photos", "--data.batch_size=8", "--trainer.fast_dev_run=true"])
+    assert table(capsys.readouterr().out).keys() == digits.keys()
+
+
+@pytest.mark.parametrize("option", ["--csv", "--picture"])
+def test_a_place_that_cannot_be_written(run, digits, option, error_of):  # noqa: F811
+    assert "change --csv or --picture" in error_of(predict, CPU, "photos", f"{option}=/proc/seen.png")
+
+
+def test_a_dataset_that_does_not_say_how_it_was_made(run, digits, error_of, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(Digits, "preparation", None)
+    assert "Digits does not say how its images were made" in error_of(predict, CPU, "photos")
+
+
 def test_output_that_cannot_show_a_name(run, digits, monkeypatch):
     """Where the terminal knows only ASCII, a name is shown with replacements."""
     import io

@@ -112,8 +112,8 @@ def test_json_has_the_figures(tmp_path):
 def test_several_checkpoints_side_by_side(tmp_path):
     one, two = evaluation(0), evaluation(1, strength=2)
     both = Evaluation.ensemble([one, two])
-    page = write(tmp_path, {"one": one, "two": two})
-    assert files(tmp_path) == BASIC | {"predictions_2.csv"}
+    page = write(tmp_path, {"one": one, "two": two, "ensemble": both})
+    assert files(tmp_path) == BASIC | {"predictions_2.csv", "predictions_ensemble.csv"}
     for name, file, shown in (("1. one", "predictions.csv", one), ("2. two", "predictions_2.csv", two)):
         figures = [f"{100 * shown.accuracy:.2f} %", f"{shown.loss:.4f}", f"{100 * shown.calibration_error:.2f} %"]
         assert [name, *figures, file] in page.rows
@@ -128,7 +128,7 @@ def test_several_checkpoints_side_by_side(tmp_path):
 def test_no_mistake_is_said(tmp_path):
     page = write(tmp_path, {"best": evaluation(strength=50)})
     assert files(tmp_path) == BASIC
-    assert "Of 0 mistakes" in page.text
+    assert "It made 0 mistakes" in page.text
 
 
 def test_further_pictures_are_saved_and_shown(tmp_path):

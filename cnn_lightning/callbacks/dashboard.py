@@ -1,4 +1,7 @@
-"""What fills TensorBoard beside the curves. Each callback can be used alone; none changes what is trained."""
+"""What fills TensorBoard beside the curves, and changes nothing in what is trained.
+
+The callbacks are for an ImageClassifier that is trained on an ImageDataModule.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from cnn_lightning import pictures
 from cnn_lightning.callbacks.config import SaveConfig, flat_settings
-from cnn_lightning.callbacks.display import layers_of
+from cnn_lightning.callbacks.display import Layer, layers_of
 from cnn_lightning.callbacks.hooks import IdleInEpochs
-from cnn_lightning.nets.base import side_after_layer
 
 if TYPE_CHECKING:  # it takes half a second, which --help can do without
     from torch.utils.tensorboard import SummaryWriter
@@ -34,8 +36,9 @@ HOW_TO_READ = """
 | `val/loss`, `val/acc` | means over all validation images | optimizer steps made |
 | `test/loss`, `test/acc` | means over all test images, one point: the best checkpoint | optimizer steps made |
 | `lr-*` | learning rate of the next step | optimizer steps made |
-| `epoch/*` | the same for whole epochs, the first of which is 1; CUSTOM SCALARS has training and validation in one chart | epochs |
-| `images/*`, `pr_curve/*` | pictures and curves of validation images after every epoch; the slider counts epochs | epochs |
+| `epoch/*` | the same for an epoch, the first of which is 1; validation is the last in it; CUSTOM SCALARS has training and validation in one chart | epochs |
+| `images/training_images` | the first training images of an epoch as the network sees them, augmented | epochs, by the slider |
+| `images/*`, `pr_curve/*` | the network after every validation, and what it makes of the validation images | epochs, by the slider |
 
 `pr_curve/CLASS`: of the images called CLASS, how many are (precision), and how many of its images are found (recall),
 for every threshold of its probability.
@@ -105,7 +108,8 @@ class Pictures(IdleInEpochs, Callback):
             images = data.part("val")[0][:: trainer.world_size][:own]
             mistakes = pictures.mistakes(images, labels[:own], probabilities[:own], data.class_names, self.IMAGES)
             _add_picture(writer, "mistakes", mistakes, epoch)
-            _add_picture(writer, "filters", pictures.filters(pl_module.net), epoch)
+            if filters := pictures.filters(pl_module.net):
+                _add_picture(writer, "filters", filters, epoch)
             image = data.normalize(images[:1])[0].to(pl_module.device)
             _add_picture(writer, "feature_maps", pictures.feature_maps(pl_module.net, image), epoch)
 
@@ -125,9 +129,8 @@ def _add_graph(writer: SummaryWriter, pl_module: LightningModule) -> None:
     with _evaluating(pl_module.net) as net, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.trace", FutureWarning)  # writer calls it
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # a network may look at shapes
-        weight = next(net.parameters())
         try:
-            writer.add_graph(net, pl_module.example_input_array.to(weight.device, weight.dtype))
+            writer.add_graph(net, pl_module.example_input_array.to(pl_module.device))
         except Exception as error:  # tracing can fail in many ways, and a picture is no reason not to train
             reason = str(error).strip().splitlines()[0]
             print(f"warning: no graph in TensorBoard, because the network cannot be traced: {reason}", file=sys.stderr)
@@ -159,9 +162,20 @@ def _add_hparams(writer: SummaryWriter, config: str) -> None:
 
 
 def _layers_table(pl_module: LightningModule) -> str:
-    side = pl_module.net.image_size
     rows = ["| layer | type | side of the feature maps | output | weights |", "| --- | --- | --- | --- | ---: |"]
-    for name, layer, size, weights in layers_of(pl_module):
-        side, formula = side_after_layer(layer, side)
-        rows.append(f"| {name} | {type(layer).__name__} | {formula} | {size} | {weights:,} |")
+    for layer in layers_of(pl_module):
+        kind, formula = type(layer.module).__name__, _size_formula(layer)
+        rows.append(f"| {layer.name} | {kind} | {formula} | {layer.output} | {layer.weights:,} |")
     return "\n".join(rows)
+
+
+def _size_formula(layer: Layer) -> str:
+    """Like "(28 - 5 + 2·2) / 1 + 1 = 28" for a convolution or pooling, "" where another formula holds."""
+    if not isinstance(layer.module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        return ""
+    sizes = (layer.module.kernel_size, layer.module.padding, layer.module.stride)
+    kernel, padding, stride = (size[0] if isinstance(size, tuple) else size for size in sizes)
+    side, after = layer.before[2], layer.after[2]
+    if padding in ("same", "valid") or (side - kernel + 2 * padding) // stride + 1 != after:
+        return ""
+    return f"({side} - {kernel} + 2·{padding}) / {stride} + 1 = {after}"

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
@@ -56,19 +56,42 @@ class LayerTable(IdleInEpochs, ModelSummary):
             return
         layers = list(layers_of(pl_module))
         print(f"\n{'layer':<16}{'type':<18}{'output':<16}{'weights':>12}")
-        for name, layer, size, weights in layers:
-            print(f"{name:<16}{type(layer).__name__:<18}{size:<16}{weights:>12,}")
-        print(f"{'total':<50}{sum(weights for *_, weights in layers):>12,}\n")
+        for layer in layers:
+            print(f"{layer.name:<16}{type(layer.module).__name__:<18}{layer.output:<16}{layer.weights:>12,}")
+        print(f"{'total':<50}{sum(layer.weights for layer in layers):>12,}\n")
 
 
-def layers_of(pl_module: LightningModule) -> Iterator[tuple[str, nn.Module, str, int]]:
-    """The layers of the network, in the order in which an image passes them.
+class Layer(NamedTuple):
+    """A layer of the network, and what it makes of one image.
 
-    Yields:
-        Name, layer, size of its output for one image like "16 × 28 × 28", and number of weights.
+    Attributes:
+        name: Like "features.0".
+        module: The layer.
+        before: (1, C, H, W) or (1, C): size of its input.
+        after: Size of its output, likewise.
+        weights: Number of its weights.
     """
+
+    name: str
+    module: nn.Module
+    before: Sequence[int]
+    after: Sequence[int]
+    weights: int
+
+    @property
+    def output(self) -> str:
+        """Size of its output, like "16 × 28 × 28"."""
+        return " × ".join(map(str, self.after[1:]))
+
+
+def layers_of(pl_module: LightningModule) -> Iterator[Layer]:
+    """The layers of the network, in the order in which they were made."""
+    # Lightning brings the image to the device of the network, but not to its precision (bf16-true).
+    pl_module.example_input_array = pl_module.example_input_array.to(next(pl_module.net.parameters()).dtype)
     summary = summarize(pl_module, max_depth=-1)
-    for name, output, weights in zip(summary.layer_names, summary.out_sizes, summary.param_nums, strict=True):
-        layer = pl_module.get_submodule(name)
-        if name.startswith("net.") and not list(layer.children()):
-            yield name.removeprefix("net."), layer, " × ".join(map(str, output[1:])), weights
+    for name, *numbers in zip(
+        summary.layer_names, summary.in_sizes, summary.out_sizes, summary.param_nums, strict=True
+    ):
+        module = pl_module.get_submodule(name)
+        if name.startswith("net.") and not list(module.children()):
+            yield Layer(name.removeprefix("net."), module, *numbers)

@@ -325,8 +325,9 @@ class PredictCLI(TrainedCLI):
         return config.ckpt_path
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make a trainer without a bar, for it takes a moment."""
-        self.config_init.trainer.enable_progress_bar = False
+        """Make a trainer without a bar, for it takes a moment, that leaves no picture out."""
+        settings = self.config_init.trainer
+        settings.enable_progress_bar, settings.fast_dev_run, settings.limit_predict_batches = False, False, None
         return super().instantiate_trainer(**kwargs)
 
 

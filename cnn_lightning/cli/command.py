@@ -48,8 +48,9 @@ def ctrl_c_as_usual(trainer: Trainer) -> Iterator[None]:
         raise
 
 
+@rank_zero_only
 def make_folder(folder: Path, option: str) -> None:
-    """Make a folder, and those it lies in.
+    """Make a folder, and those it lies in, in the first process.
 
     Raises:
         UsageError: It cannot be made; the message names the option to change.
@@ -60,7 +61,7 @@ def make_folder(folder: Path, option: str) -> None:
         raise UsageError(f"cannot write to {folder} ({error.strerror}): change {option}") from error
 
 
-def test(cli: ClassifierCLI, checkpoint: Path | None) -> bool:
+def test_checkpoint(cli: ClassifierCLI, checkpoint: Path | None) -> bool:
     """Test a checkpoint, or the last weights, on the official test images, and say how good it is.
 
     Returns:

@@ -13,11 +13,11 @@ from torch import Tensor
 from cnn_lightning import pictures
 from cnn_lightning.cli import runs
 from cnn_lightning.cli.builder import EvaluateCLI
-from cnn_lightning.cli.command import command, ctrl_c_as_usual, device_of, make_folder, say, shown, test
+from cnn_lightning.cli.command import command, ctrl_c_as_usual, device_of, make_folder, say, shown, test_checkpoint
 from cnn_lightning.data.augment import FlipAndShift
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.errors import UsageError
-from cnn_lightning.evaluation import Evaluation
+from cnn_lightning.evaluation import ENSEMBLE, Evaluation
 
 # Name of a network -> "up to" and "corner" -> (pixels, accuracy).
 Shifts = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
@@ -32,7 +32,7 @@ def evaluate(args: Sequence[str] | None = None) -> None:
     """
     clis = [EvaluateCLI(args)]
     clis += [EvaluateCLI(args, index) for index in range(1, len(clis[0].config.ckpt_path))]
-    _check_same_dataset(clis)
+    _check_go_together(clis)
     folder = _report_folder(clis[0])
     evaluations, shifts = {}, {}
     for cli in clis:
@@ -40,28 +40,33 @@ def evaluate(args: Sequence[str] | None = None) -> None:
         cli.datamodule.setup("test")
         if cli.config.shift is not None:
             _check_room(cli)
+    if folder:
+        make_folder(folder, "--report")  # now, because tests may take long
     for cli in clis:
         name = type(cli.model.net).__name__
         say(f"Testing {name} on {type(cli.datamodule).__name__}, device {device_of(cli.trainer)}")
-        if not test(cli, cli.ckpt_path):
+        if not test_checkpoint(cli, cli.ckpt_path):
             return
         probabilities = cli.scores.scores.double().softmax(dim=1)
         evaluations[shown(cli.ckpt_path)] = Evaluation(cli.scores.labels, probabilities, cli.datamodule.class_names)
         if cli.config.shift is not None:
             shifts[_run_name(cli)] = _accuracy_by_shift(cli)
     if len(clis) > 1:
-        ensemble = Evaluation.ensemble(list(evaluations.values()))
+        ensemble = evaluations[ENSEMBLE] = Evaluation.ensemble(list(evaluations.values()))
         say(f"\nEnsemble of these {len(clis)}, the mean of their probabilities")
         say(f"accuracy    {ensemble.accuracy:.2%} ({ensemble.correct:,}/{ensemble.total:,})")
         say(f"loss        {ensemble.loss:.4f}")
     if shifts:
         _say_shifts(shifts)
     if folder:
-        make_folder(folder, "--report")
         say(f"report      {shown(_write_report(folder, clis[0], evaluations, shifts))}")
 
 
-def _check_same_dataset(clis: Sequence[EvaluateCLI]) -> None:
+def _check_go_together(clis: Sequence[EvaluateCLI]) -> None:
+    paths = [cli.ckpt_path.resolve() for cli in clis]
+    for path, cli in zip(paths, clis, strict=True):
+        if paths.count(path) > 1:
+            raise UsageError(f"{shown(cli.ckpt_path)} is named twice: name each checkpoint once")
     names = {type(cli.datamodule).__name__: shown(cli.ckpt_path) for cli in clis}
     if len(names) > 1:
         listed = ", ".join(f"{path} of {name}" for name, path in names.items())
@@ -84,7 +89,8 @@ def _report_folder(cli: EvaluateCLI) -> Path | None:
 def _run_name(cli: EvaluateCLI) -> str:
     """A short name of a checkpoint, with what it learnt about moved images."""
     run = runs.run_of(cli.ckpt_path)
-    name = f"{run.parent.name}/{run.name}" if run else shown(cli.ckpt_path)
+    last = ", last" if cli.ckpt_path.stem == "last" else ""
+    name = f"{run.parent.name}/{run.name}{last}" if run else shown(cli.ckpt_path)
     augment = cli.datamodule.augment
     return f"{name}, --data.shift {augment.shift}" if augment and augment.shift else name
 
@@ -93,13 +99,14 @@ def _check_room(cli: EvaluateCLI) -> None:
     """Refuse to move the test images so far that they are cut."""
     most, data = cli.config.shift, cli.datamodule
     drawn = data.part("test")[0].amax(dim=(0, 1)) > 0
-    edges = [side.nonzero().min().item() for line in (drawn.any(0), drawn.any(1)) for side in (line, line.flip(0))]
+    rows, columns = drawn.any(dim=1), drawn.any(dim=0)
+    room = min(line.nonzero().min().item() for line in (rows, rows.flip(0), columns, columns.flip(0)))
     if most < 1:
         raise UsageError(f"--shift is {most}, expected at least 1")
-    if most > min(edges):
-        pad = data.pad + most - min(edges)
+    if most > room:
+        pad = data.pad + most - room
         raise UsageError(
-            f"--shift {most} would cut the test images at the edge, from which they are {min(edges)} pixels away: take "
+            f"--shift {most} would cut the test images at the edge, from which they are {room} pixels away: take "
             f"a network that was trained with --data.pad {pad} --model.net.image_size {data.SIDE + 2 * pad}"
         )
 
@@ -150,24 +157,21 @@ def _write_report(folder: Path, cli: EvaluateCLI, evaluations: Mapping[str, Eval
         "network": f"{type(net).__name__}, {sum(weight.numel() for weight in net.parameters()):,} weights",
         "dataset": f"{type(data).__name__}, {evaluation.total:,} test images",
         "checkpoint": shown(cli.ckpt_path),
-        "trained for": f"{cli.checkpoint['epoch'] + 1} epochs",
+        "saved": f"in epoch {cli.checkpoint['epoch'] + 1}, after {cli.checkpoint['global_step']:,} optimizer steps",
     }
-    further = [
-        report.Picture(
-            "filters",
-            "What the first layer looks for",
+    further = []
+    if filters := pictures.filters(net):
+        text = (
             "The weights of its filters: orange where bright pixels speak for the feature, blue where they speak "
-            "against it.",
-            pictures.filters(net),
-        ),
-        report.Picture(
-            "feature_maps",
-            "What an image becomes, layer by layer",
-            "The first test image, and below it what each layer makes of it in its first 16 channels, from black "
-            "(lowest value of the layer) to white (highest).",
-            pictures.feature_maps(net.eval(), data.normalize(images[:1])[0]),
-        ),
-    ]
+            "against it."
+        )
+        further.append(report.Picture("filters", "What the first layer looks for", text, filters))
+    text = (
+        "The first test image, and below it what each layer makes of it in its first 16 channels, from black (lowest "
+        "value of the layer) to white (highest)."
+    )
+    maps = pictures.feature_maps(net.eval(), data.normalize(images[:1])[0])
+    further.append(report.Picture("feature_maps", "What an image becomes, layer by layer", text, maps))
     if shifts:
         with (folder / "shift.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")

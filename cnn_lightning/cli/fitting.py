@@ -10,7 +10,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cnn_lightning.callbacks import SaveConfig
 from cnn_lightning.cli.builder import FitCLI
-from cnn_lightning.cli.command import command, ctrl_c_as_usual, device_of, make_folder, program, say, shown, test
+from cnn_lightning.cli.command import (
+    command,
+    ctrl_c_as_usual,
+    device_of,
+    make_folder,
+    program,
+    say,
+    shown,
+    test_checkpoint,
+)
 
 
 @command
@@ -41,13 +50,13 @@ def fit(args: Sequence[str] | None = None) -> None:
         _say_how_to_go_on(cli)
         sys.exit(130)
     best = Path(cli.best.best_model_path) if cli.best and cli.best.best_model_path else None
-    test(cli, best)
+    test_checkpoint(cli, best)
     if not trainer.fast_dev_run:
         say(f"run         {shown(trainer.log_dir)}")
     if best:
         say(f"checkpoint  {shown(best)}")
     if isinstance(trainer.logger, TensorBoardLogger):
-        say(f"curves      {shlex.join([program('tensorboard'), '--logdir', shown(trainer.default_root_dir)])}")
+        say(f"curves      {shlex.join([program('tensorboard'), '--logdir', shown(trainer.logger.save_dir)])}")
 
 
 def _say_how_to_go_on(cli: FitCLI) -> None:

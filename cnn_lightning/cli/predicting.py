@@ -57,6 +57,9 @@ def predict(args: Sequence[str] | None = None) -> None:
         args: Command-line arguments. Default: those of this process.
     """
     cli = PredictCLI(args)
+    if cli.datamodule.preparation is None:
+        name = type(cli.datamodule).__name__
+        raise UsageError(f"{name} does not say how its images were made: give the class an attribute preparation")
     for option in ("csv", "picture"):
         _check_new(f"--{option}", cli.config[option])
     predictions = [_read(path, cli.datamodule) for name in cli.config.images for path in _files(Path(name))]
@@ -69,12 +72,15 @@ def predict(args: Sequence[str] | None = None) -> None:
     _classify(cli, good)
     class_names = cli.datamodule.class_names
     _print_table(good, class_names)
-    if cli.config.csv:
-        _write_csv(Path(cli.config.csv), predictions, class_names)
-    if cli.config.picture:
-        _draw(good[:MOST_SHOWN], class_names).save(cli.config.picture)
-        if len(good) > MOST_SHOWN:
-            print(f"{cli.config.picture} shows the first {MOST_SHOWN} of {len(good):,} pictures.")
+    try:
+        if cli.config.csv:
+            _write_csv(Path(cli.config.csv), predictions, class_names)
+        if cli.config.picture:
+            _draw(good[:MOST_SHOWN], class_names).save(cli.config.picture)
+    except OSError as error:
+        raise UsageError(f"cannot write ({error}): change --csv or --picture") from error
+    if cli.config.picture and len(good) > MOST_SHOWN:
+        print(f"{cli.config.picture} shows the first {MOST_SHOWN} of {len(good):,} pictures.")
     if len(good) < len(predictions):
         sys.exit(1)
 
@@ -122,6 +128,11 @@ def _classify(cli: PredictCLI, predictions: Sequence[Prediction]) -> None:
     with ctrl_c_as_usual(cli.trainer):
         batches = cli.trainer.predict(cli.model, loader, ckpt_path=cli.ckpt_path, weights_only=True)
     for prediction, probabilities in zip(predictions, torch.cat(batches).float(), strict=True):
+        if not probabilities.isfinite().all():
+            raise UsageError(
+                f"the network in {shown(cli.ckpt_path)} gives no probabilities but NaN: its training has diverged, "
+                "name another checkpoint with --ckpt_path"
+            )
         prediction.probabilities = probabilities
 
 
@@ -159,8 +170,8 @@ def _draw(predictions: Sequence[Prediction], class_names: Sequence[str]) -> Imag
     for prediction in predictions:
         seen = prediction.image[0].numpy().repeat(SIDE // 28, axis=0).repeat(SIDE // 28, axis=1)
         both.append(np.concatenate([prediction.photo, seen[..., None].repeat(3, axis=2)], axis=1))
-        name, probability, second, other = prediction.guesses(class_names)
-        captions.append(f"{_printable(prediction.path.name)[:28]}\n{name} {probability:.0%}, {second} {other:.0%}")
+        name, probability, *_ = prediction.guesses(class_names)
+        captions.append(f"{_printable(prediction.path.name)[:28]}\n{name} {probability:.0%}")
     return pictures.grid(np.stack(both), captions, columns=4, tile=2 * SIDE + 12)
 
 

@@ -44,7 +44,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Attributes:
         class_names: The classes, by label.
-        preparation: Makes of users' own pictures images like those of the dataset.
+        preparation: Makes of users' own pictures images like those of the dataset; None where nobody knows how.
         in_channels: Channels of an image.
         image_size: Side of an image in pixels, with ``pad``.
         SIDE: Side of an image on disk.
@@ -56,7 +56,7 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     class_names: ClassVar[tuple[str, ...]]
-    preparation: ClassVar[Preparation]
+    preparation: ClassVar[Preparation | None] = None
     in_channels: ClassVar[int] = 1
     SIDE: ClassVar[int] = 28
     MEAN: ClassVar[float]

@@ -73,6 +73,10 @@ def check_positive(**settings: int) -> None:
 def side_after(layers: nn.Module, image_size: int) -> int:
     """Side of the feature maps when an image has gone through all convolutions and poolings of ``layers``.
 
+    Each of them turns a side of I pixels into ``O = (I - K + 2P) / S + 1``, rounded down, with kernel K,
+    padding P and stride S (articles 001 and 004). Cropping takes pixels off, pixel-unshuffle divides, and
+    adaptive pooling gives the side that it is told.
+
     Args:
         layers: Layers in the order in which an image passes them.
         image_size: Side of the image in pixels.
@@ -85,43 +89,22 @@ def side_after(layers: nn.Module, image_size: int) -> int:
     """
     side = image_size
     for layer in layers.modules():
-        side, _ = side_after_layer(layer, side)
+        match layer:
+            case nn.Conv2d() | nn.MaxPool2d():
+                kernel, padding, stride = (_side(size) for size in (layer.kernel_size, layer.padding, layer.stride))
+                side = (side - kernel + 2 * padding) // stride + 1
+            case nn.ZeroPad2d():
+                side += sum(layer.padding[:2])
+            case nn.PixelUnshuffle():
+                side //= layer.downscale_factor
+            case nn.AdaptiveMaxPool2d():
+                side = layer.output_size
         if side < 1:
             raise ValueError(
                 f"an image of {image_size}×{image_size} pixels shrinks to nothing in {layer}: "
                 "choose a larger --model.net.image_size"
             )
     return side
-
-
-def side_after_layer(layer: nn.Module, side: int) -> tuple[int, str]:
-    """Side of the feature maps after a layer, and how it is computed.
-
-    Convolution and pooling turn a side of I pixels into ``O = (I - K + 2P) / S + 1``, rounded down, with kernel K,
-    padding P and stride S (articles 001 and 004). Cropping takes pixels off, pixel-unshuffle divides, and
-    adaptive pooling gives the side that it is told. Other layers leave it as it is.
-
-    Args:
-        layer: A layer without layers in it.
-        side: Side before it, in pixels.
-
-    Returns:
-        The side in pixels, and a text like "(28 - 5 + 2·2) / 1 + 1 = 28", empty where the layer leaves it.
-    """
-    match layer:
-        case nn.Conv2d() | nn.MaxPool2d():
-            kernel, padding, stride = (_side(size) for size in (layer.kernel_size, layer.padding, layer.stride))
-            after = (side - kernel + 2 * padding) // stride + 1
-            return after, f"({side} - {kernel} + 2·{padding}) / {stride} + 1 = {after}"
-        case nn.ZeroPad2d():
-            after = side + sum(layer.padding[:2])
-            return after, f"{side} - {side - after} = {after}"
-        case nn.PixelUnshuffle():
-            after = side // layer.downscale_factor
-            return after, f"{side} / {layer.downscale_factor} = {after}"
-        case nn.AdaptiveMaxPool2d():
-            return layer.output_size, f"{layer.output_size}"
-    return side, ""
 
 
 def _side(size: int | tuple[int, int]) -> int:

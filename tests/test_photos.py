@@ -11,9 +11,9 @@ from cnn_lightning.data import Digits
 from cnn_lightning.data.photos import Preparation, read_photo
 from cnn_lightning.errors import UsageError
 
-MNIST = Preparation(box=20, centre_by_mass=True)
-FASHION = Preparation(box=28, centre_by_mass=False)
-DIGITS = Preparation(box=28, centre_by_mass=False, cells=8)
+MNIST = Preparation(box=20, centre_by_mass=True, strokes=True)
+FASHION = Preparation(box=28, centre_by_mass=False, strokes=False)
+DIGITS = Preparation(box=28, centre_by_mass=False, strokes=True, cells=8)
 
 
 def seven(side=400, ink=0, paper=255, at=(0, 0), size=1.0, width=28):
@@ -60,7 +60,7 @@ def test_size_place_and_contrast(prepared):
 
 @pytest.mark.parametrize("box", [12, 16, 20])
 def test_box(box):
-    image = Preparation(box, centre_by_mass=True)(seven())[0]
+    image = Preparation(box, centre_by_mass=True, strokes=True)(seven())[0]
     rows, columns = torch.nonzero(image > 40, as_tuple=True)
     assert int(rows.max() - rows.min() + 1) == pytest.approx(box, abs=1)
     assert int(columns.max() - columns.min() + 1) == pytest.approx(box * 180 / 280, abs=1)
@@ -74,6 +74,26 @@ def test_longest_side_fills_a_box_of_28(preparation):
     assert image[-1].max() > 40
     columns = torch.nonzero(image.amax(0) > 40)[:, 0]
     assert columns.min() + columns.max() == pytest.approx(27, abs=2)  # in the middle, whatever the mass
+
+
+def photographed(digit, squares=False, shadow=False):
+    """A seven on cream paper, with the grain of a photo."""
+    page = np.asarray(digit, np.float64) / 255 * 220 + 10
+    if squares:
+        lines = np.zeros_like(page, bool)
+        lines[::25] = lines[:, ::25] = True
+        page = np.where(lines & (page > 180), 175, page)
+    if shadow:
+        page[240:, 130:300] *= 0.68
+    return Image.fromarray((page + np.random.default_rng(0).normal(0, 3, page.shape)).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("setting", ["squares", "shadow"])
+def test_squares_and_shadows_of_a_photo_are_no_ink(setting, prepared):
+    image = MNIST(photographed(seven(), **{setting: True}))
+    assert distance(image, prepared) < 6
+    # Of clothes, which are dark here and bright there, faint parts count.
+    assert distance(FASHION(photographed(seven(), **{setting: True})), FASHION(seven())) > 15
 
 
 def test_faint_ink_becomes_white():
@@ -350,7 +370,7 @@ def test_what_is_no_file(tmp_path):
         "link.png": "is a broken link",
         "loop.png": "cannot be read",
         "nothing.png": "does not exist",
-        "": "is a folder",
+        "": "holds no picture",
         "a\0b.png": "is",
         "a" * 300: "cannot be read",
     }

@@ -1,6 +1,7 @@
 """``scripts/predict.py``: classify the user's own pictures."""
 
 import csv
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ def predict(args: Sequence[str] | None = None) -> None:
         args: Command-line arguments. Default: those of this process.
     """
     cli = PredictCLI(args)
+    if "" in cli.config.images:
+        raise UsageError("the name of a picture is empty: expected files or folders")
     if cli.datamodule.preparation is None:
         name = type(cli.datamodule).__name__
         raise UsageError(f"{name} does not say how its images were made: give the class an attribute preparation")
@@ -99,17 +102,19 @@ def _check_new(option: str, name: str | None) -> None:
 
 def _files(path: Path) -> Iterator[Path]:
     """A file that was named, or the pictures in a folder and in the folders in it."""
-    if not path.is_dir():
-        yield path
-        return
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir())
+    unreadable: list[OSError] = []
+    found = [
+        Path(folder, name)
+        for folder, _, names in os.walk(path, onerror=unreadable.append)
+        for name in sorted(names)
+        if Path(name).suffix.lower() in SUFFIXES
+    ]
+    found = sorted(found) + [Path(error.filename) for error in unreadable if found]
     yield from found or [path]
 
 
 def _read(path: Path, data: ImageDataModule) -> Prediction:
     try:
-        if path.is_dir():
-            raise UsageError(f"holds no picture, expected files that end with {', '.join(sorted(SUFFIXES))}")
         photo = read_photo(path)
         image = data.preparation(photo)
     except UsageError as error:

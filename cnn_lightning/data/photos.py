@@ -23,6 +23,7 @@ SIZE = 28  # side of a prepared picture
 LARGEST = 1000  # side of a photo as it is read; more would only take time and memory
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # not all that Pillow knows: EPS would start a program
 SAME = 24.0  # greatest distance, of 255, between colours that may be one colour
+FAINT = 0.4  # share of the greatest ink up to which what a photo shows is a shadow, or the squares of the paper
 RIM = 0.15  # share of the greatest ink at which the smeared rim of an enlarged stroke becomes stroke
 SPECK = 0.01  # share of the ink of the largest piece below which a piece is dirt
 
@@ -40,11 +41,13 @@ class Preparation:
     Args:
         box: Side of the box in pixels into which the object is scaled.
         centre_by_mass: Move the object's centre of mass to the middle, instead of the middle of its outline.
+        strokes: The object is drawn with a pen, all of it about as dark.
         cells: Count the ink in so many by so many cells, and enlarge these to 28×28. Default: no cells.
     """
 
     box: int
     centre_by_mass: bool
+    strokes: bool
     cells: int | None = None
 
     def __call__(self, photo: Image.Image) -> Tensor:
@@ -59,7 +62,7 @@ class Preparation:
         Raises:
             UsageError: There is no object.
         """
-        ink = without_specks(ink_on_background(np.asarray(photo, np.float32)))
+        ink = without_specks(ink_on_background(np.asarray(photo, np.float32), self.strokes))
         top, left, bottom, right = outline(ink, 0)
         # In an image of the dataset's own size faint rims count too; nor is it scaled, which would blur it.
         scale = 1.0
@@ -80,11 +83,12 @@ class Preparation:
         return torch.from_numpy(image.clip(0, 255).round().astype(np.uint8))[None]
 
 
-def ink_on_background(pixels: Array) -> Array:
+def ink_on_background(pixels: Array, strokes: bool) -> Array:
     """Tell the object from the background: 0 for background, else how far the colour is from it, up to 255.
 
     Args:
         pixels: (H, W) or (H, W, 3) in [0, 255].
+        strokes: In a photo, count as background what is much fainter than the rest.
 
     Returns:
         (H, W) float32.
@@ -99,6 +103,8 @@ def ink_on_background(pixels: Array) -> Array:
     noise = 6 * np.median(faint) if faint.size else 0
     if ink.max() < max(SAME, 2 * noise):
         raise UsageError("nothing but background: expected an object that is clearly darker or lighter")
+    if strokes and noise and max(ink.shape) >= 4 * SIZE:  # in smaller pictures the rims of strokes are as faint
+        return (ink - max(noise, FAINT * ink.max())).clip(0)
     return np.where(ink > noise, ink, 0)
 
 
@@ -191,7 +197,7 @@ def read_photo(path: Path) -> Image.Image:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
-            raise UsageError("is a folder, expected a picture" if path.is_dir() else "is not a file")
+            raise UsageError("holds no picture that can be read" if path.is_dir() else "is not a file")
         if not status.st_size:
             raise UsageError("is empty")
         with warnings.catch_warnings():
@@ -221,7 +227,8 @@ def _read(photo: Image.Image) -> Image.Image:
     elif photo.mode in ("1", "P"):
         photo = photo.convert("RGB" if photo.mode == "P" else "L")
     # A JPEG is decoded at a fraction of its size then. Bicubic would overshoot the white of deep pixels.
-    photo.thumbnail((LARGEST, LARGEST), Image.Resampling.BILINEAR)
+    # Nor can Pillow halve these, which else is its first step.
+    photo.thumbnail((LARGEST, LARGEST), Image.Resampling.BILINEAR, reducing_gap=None if deep else 2.0)
     photo = ImageOps.exif_transpose(photo)
     if deep:
         return Image.fromarray(eight_bits(np.asarray(photo, np.float64)))

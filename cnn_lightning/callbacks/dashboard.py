@@ -132,7 +132,7 @@ def _add_graph(writer: SummaryWriter, pl_module: LightningModule) -> None:
         try:
             writer.add_graph(net, pl_module.example_input_array.to(pl_module.device))
         except Exception as error:  # tracing can fail in many ways, and a picture is no reason not to train
-            reason = str(error).strip().splitlines()[0]
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             print(f"warning: no graph in TensorBoard, because the network cannot be traced: {reason}", file=sys.stderr)
 
 

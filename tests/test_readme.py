@@ -28,3 +28,9 @@ def test_files_that_are_named_exist():
     assert len(paths) >= 7
     for path in paths:
         assert path.startswith("http") or (REPOSITORY / path).exists(), path
+
+
+def test_pictures_are_small():
+    pictures = list((REPOSITORY / "docs/pictures").iterdir())
+    assert {f"docs/pictures/{picture.name}" for picture in pictures} == set(re.findall(r"!\[.*\]\((.*)\)", README))
+    assert sum(picture.stat().st_size for picture in pictures) < 300_000

@@ -128,6 +128,8 @@ class ImageClassifier(LightningModule):
 
     def on_validation_start(self) -> None:
         """Stop the clock of training."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # steps that still run there belong to training
         self._paused = time.perf_counter()
 
     def on_validation_end(self) -> None:

@@ -137,7 +137,7 @@ def filters(net: ConvNet) -> Image.Image | None:
         weights = layer.weight
     else:
         return None
-    weights = weights[:64, 0].detach().float().cpu().numpy()
+    weights = np.nan_to_num(weights[:64, 0].detach().float().cpu().numpy())
     weights = weights / max(np.abs(weights).max(), 1e-12)
     colours = np.where(weights[..., None] < 0, BLUE, ORANGE)
     mixed = np.array(PAPER) + np.abs(weights)[..., None] * (colours - np.array(PAPER))
@@ -198,7 +198,7 @@ def _note_output(
     outputs: list[tuple[str, Tensor]], name: str, _layer: nn.Module, _args: object, output: Tensor
 ) -> None:
     if isinstance(output, Tensor) and output.ndim == 4:  # MLP has it flat
-        outputs.append((name, output[0]))
+        outputs.append((name, output[0].clone()))  # the next layer may work in place
 
 
 def _grey(values: np.ndarray) -> np.ndarray:

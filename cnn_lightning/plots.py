@@ -150,8 +150,8 @@ def accuracy_by_shift(lines: Mapping[str, Mapping[str, Points]], path: Path) -> 
 def _latest(points: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
     """Drop points that a later one with the same step, or an earlier step, replaces.
 
-    TensorBoard drops those that lie after the optimizer step from which a run went on. It cannot do so where the
-    horizontal axis counts epochs.
+    TensorBoard's page does so too, but its reader in Python knows only the optimizer step from which a run went on, and
+    leaves the points of curves whose horizontal axis counts epochs.
     """
     latest = []
     for point in points:

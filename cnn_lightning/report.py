@@ -125,9 +125,9 @@ def write_report(
     else:
         top = [headline, tested]
     body = [*top, _by_class(evaluation), *(picture.html(folder) for picture in shown), _files(files)]
-    unfinished = folder / "report.html.unfinished"
-    unfinished.write_text(PAGE.substitute(title=escape(title), body="\n".join(body)), encoding="utf-8")
-    return unfinished.replace(folder / "report.html")
+    page = folder / "report.html"
+    page.write_text(PAGE.substitute(title=escape(title), body="\n".join(body)), encoding="utf-8")
+    return page
 
 
 def _write_csvs(folder: Path, evaluations: Mapping[str, Evaluation]) -> dict[str, str]:

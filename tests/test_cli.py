@@ -189,9 +189,11 @@ class TestGoingOn:
         assert resumed == part != whole
         weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, part)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        curves = scalars(part)
+        assert [step for step, _ in curves["test/loss"]] == [12, 24]  # it was tested before it went on, too
         for tag, points in scalars(whole).items():
             if not tag.endswith("images_per_second"):
-                assert scalars(part)[tag] == points, tag
+                assert curves[tag][-1:] == points if tag.startswith("test/") else curves[tag] == points, tag
         assert yaml.safe_load((part / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
         assert yaml.safe_load((part / "config_2.yaml").read_text())["trainer"]["max_epochs"] == 4
 
@@ -347,14 +349,15 @@ class TestEvaluate:
         run = train("--model.net=DropoutCNN", "--data=FashionMNIST", "--data.mean=0", "--data.std=1")
         printed = result(train.output)
         files = sorted(Path().rglob("*"))
-        evaluate([])
+        quiet = "--report=false"
+        evaluate([quiet])
         assert result(capsys.readouterr().out) == printed
-        evaluate([f"{run}/checkpoints/best.ckpt", "--data.batch_size=7"])
+        evaluate([f"{run}/checkpoints/best.ckpt", "--data.batch_size=7", quiet])
         assert result(capsys.readouterr().out) == printed
-        evaluate(["--config", f"{run}/config.yaml"])
+        evaluate(["--config", f"{run}/config.yaml", quiet])
         assert result(capsys.readouterr().out) == printed
         shutil.copy(run / "checkpoints/best.ckpt", "elsewhere.ckpt")
-        evaluate(["elsewhere.ckpt"])
+        evaluate(["elsewhere.ckpt", quiet])
         assert result(capsys.readouterr().out) == printed
         assert sorted(path for path in Path().rglob("*") if path.name != "elsewhere.ckpt") == files
 
@@ -378,22 +381,25 @@ class TestEvaluate:
         assert "there is no best.ckpt in the folder of --trainer.default_root_dir: train first" in error_of(evaluate)
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_checkpoint_gives_the_same_scores_in_a_new_process(net, train, images, in_new_process):
-    run = train(f"--model.net={net.__name__}", "--trainer.limit_train_batches=2")
-    path = run / "checkpoints/best.ckpt"
-    model = ImageClassifier.load_from_checkpoint(path, weights_only=True).eval()
-    weights = torch.load(path, weights_only=True)["state_dict"]
-    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+def test_checkpoints_give_the_same_scores_in_a_new_process(train, images, in_new_process):
+    paths = {
+        net.__name__: train(f"--model.net={net.__name__}", "--trainer.limit_train_batches=2") / "checkpoints/best.ckpt"
+        for net in NETS
+    }
     torch.save(images, "images.pt")
     in_new_process(
         "import torch; from cnn_lightning import ImageClassifier; images = torch.load('images.pt')\n"
-        f"for i, settings in enumerate(({{}}, {{'weights_only': True}})):\n"
-        f"    model = ImageClassifier.load_from_checkpoint({str(path)!r}, **settings).eval()\n"
-        "    torch.save(model(images), f'{i}.pt')"
+        f"for name, path in { ({name: str(path) for name, path in paths.items()})!r}.items():\n"
+        "    for weights_only in (False, True):\n"
+        "        model = ImageClassifier.load_from_checkpoint(path, weights_only=weights_only).eval()\n"
+        "        torch.save(model(images), f'{name}-{weights_only}.pt')"
     )
-    assert torch.equal(torch.load("0.pt"), model(images))
-    assert torch.equal(torch.load("1.pt"), model(images))
+    for name, path in paths.items():
+        model = ImageClassifier.load_from_checkpoint(path, weights_only=True).eval()
+        weights = torch.load(path, weights_only=True)["state_dict"]
+        assert all(torch.equal(weights[key], value) for key, value in model.state_dict().items()), name
+        for weights_only in (False, True):
+            assert torch.equal(torch.load(f"{name}-{weights_only}.pt"), model(images)), name
 
 
 class TestErrors:

@@ -15,7 +15,7 @@ from tensorboard.plugins.pr_curve.plugin_data_pb2 import PrCurvePluginData
 from tensorboard.util.tensor_util import make_ndarray
 from torch import nn
 
-from cnn_lightning import MNIST, ImageClassifier
+from cnn_lightning import MLP, MNIST, ImageClassifier
 from cnn_lightning.callbacks.dashboard import _layers_table
 from cnn_lightning.cli import evaluate
 from cnn_lightning.nets import ConvNet
@@ -37,6 +37,11 @@ def text(accumulator, tag):
 
 def picture(accumulator, tag, index=-1):
     return np.asarray(Image.open(io.BytesIO(accumulator.Images(tag)[index].encoded_image_string)))
+
+
+@pytest.fixture(autouse=True)
+def dashboard(train):
+    train.dashboard = "true"
 
 
 @pytest.fixture
@@ -175,21 +180,18 @@ def test_a_run_that_goes_on_has_one_point_for_every_epoch(train):
 
 
 def test_several_processes_draw_one_dashboard_of_all_images(tiny_root, tmp_path):
-    """The confusion matrix has the images of both processes, and its numbers are those of one."""
-    pictures = []
-    for devices in (1, 2):
-        command = [
-            sys.executable, REPOSITORY / "scripts/fit.py", "--data=MNIST", f"--data.root={tiny_root}",
-            "--data.batch_size", str(40 // devices), "--trainer.max_epochs=1", "--trainer.accelerator=cpu",
-            f"--trainer.devices={devices}", f"--trainer.strategy={'ddp' if devices == 2 else 'auto'}",
-            f"--trainer.default_root_dir={tmp_path / str(devices)}", "--trainer.enable_progress_bar=false",
-        ]  # fmt: skip
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        (run,) = (tmp_path / str(devices) / "TwoLayerCNN-MNIST").iterdir()
-        assert set(events(run).Tags()["images"]) == PICTURES
-        pictures.append(picture(events(run), "images/confusion_matrix"))
-    assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 2
+    command = [
+        sys.executable, REPOSITORY / "scripts/fit.py", "--data=MNIST", f"--data.root={tiny_root}",
+        "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp",
+        "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "logs/TwoLayerCNN-MNIST").iterdir()
+    read = events(run)
+    assert set(read.Tags()["images"]) == PICTURES
+    right, wrong = make_ndarray(read.Tensors("pr_curve/3")[-1].tensor_proto)[:2]
+    assert (right[0], right[0] + wrong[0]) == (4, 40)  # at threshold 0: all images of the class, all images
 
 
 class SameCNN(ConvNet):
@@ -225,6 +227,28 @@ def test_networks_of_ones_own(train, net):
     formulas = {row[0].removeprefix("| "): row[2] for row in rows}
     assert formulas["features.1"] == ("(28 - 2 + 2·0) / 2 + 1 = 14" if net == "SameCNN" else "")
     assert not any(formula for name, formula in formulas.items() if name != "features.1")
+
+
+class UntraceableNet(MLP):
+    def forward(self, images):
+        if torch.jit.is_tracing():
+            raise RuntimeError("cannot\nbe traced")
+        return super().forward(images)
+
+
+def test_a_network_that_cannot_be_traced(train):
+    run = train("--model.net=tests.test_dashboard.UntraceableNet")
+    assert not events(run).Tags()["graph"]
+    assert "Error occurs" not in train.output
+    warning = "warning: no graph in TensorBoard, because the network cannot be traced: cannot"
+    assert train.errors.splitlines().count(warning) == 1
+    assert "be traced\n" not in train.errors
+
+
+def test_a_run_that_diverges(train):
+    run = train("--model.optimizer=SGD", "--model.optimizer.lr=1e30", "--model.lr_schedule=null")
+    assert set(events(run).Tags()["images"]) == PICTURES
+    assert np.isnan(scalars(run)["val/loss"][0][1])
 
 
 @pytest.mark.parametrize("net", NETS)

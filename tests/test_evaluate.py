@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 from torch.nn.functional import pad
 
-from cnn_lightning import MNIST, ImageClassifier
+from cnn_lightning import MLP, MNIST, ImageClassifier
 from cnn_lightning.cli import evaluate
 from tests.test_cli import error_of  # noqa: F401
 
@@ -95,9 +96,27 @@ class TestReport:
     def test_folder_that_is_there(self, train, error_of):  # noqa: F811
         train()
         Path("mine").mkdir()
+        Path("mine/notes.txt").touch()
         assert "--report mine is there already" in error_of(evaluate, CPU, "--report=mine")
         Path("file").touch()
         assert "--report" in error_of(evaluate, CPU, "--report=file/report")
+
+    def test_nothing_to_report_leaves_no_folder(self, train, error_of):  # noqa: F811
+        run = train("--model.optimizer=SGD", "--model.optimizer.lr=1e30", "--model.lr_schedule=null")
+        assert "the network gives NaN" in error_of(evaluate, CPU, "--report=mine", str(run / "checkpoints/last.ckpt"))
+        evaluate([CPU, "--report=mine", "--trainer.limit_test_batches=0"])
+        assert not Path("mine").exists()
+
+    def test_a_checkpoint_saved_in_python(self, tiny_root, error_of):  # noqa: F811
+        model, data = ImageClassifier(MLP()), MNIST(tiny_root)
+        trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False)
+        trainer.fit(model, data)
+        trainer.save_checkpoint("mine.ckpt")
+        evaluate([CPU, "mine.ckpt"])
+        assert "in epoch 2, after" in Path("report_0/report.html").read_text(encoding="utf-8")
+        checkpoint = torch.load("mine.ckpt", weights_only=True)
+        torch.save({key: checkpoint[key] for key in ("state_dict", "hyper_parameters")}, "small.ckpt")
+        assert "small.ckpt is not a checkpoint of a run" in error_of(evaluate, CPU, "small.ckpt")
 
 
 class TestSeveral:
@@ -134,6 +153,12 @@ class TestSeveral:
         paths = [str(train(f"--data={name}") / "checkpoints/best.ckpt") for name in ("MNIST", "FashionMNIST")]
         message = error_of(evaluate, CPU, *paths)
         assert f"{paths[0]} of MNIST, {paths[1]} of FashionMNIST: expected checkpoints of one dataset" in message
+
+    def test_other_images_for_each(self, train, error_of):  # noqa: F811
+        paths = [str(train("--data.batch_size", size) / "checkpoints/best.ckpt") for size in ("10", "20")]
+        limit = "--trainer.limit_test_batches=2"
+        assert "give all one --data.batch_size" in error_of(evaluate, CPU, limit, *paths)
+        evaluate([CPU, limit, "--data.batch_size=10", *paths])
 
     def test_one_is_named_twice(self, train, error_of):  # noqa: F811
         path = str(train() / "checkpoints/best.ckpt")
@@ -177,6 +202,13 @@ class TestShift:
         evaluate([CPU, "--shift=1", *(str(run / f"checkpoints/{name}.ckpt") for name in ("best", "last"))])
         names = {row["network"] for row in rows(run / "report_0/shift.csv")}
         assert names == {"MLP-MNIST/version_0", "MLP-MNIST/version_0, last"}
+
+    def test_runs_of_one_name(self, train):
+        runs = [train(*self.PADDED, f"--trainer.default_root_dir=seed_{seed}") for seed in (0, 1)]
+        paths = [str(run / "checkpoints/best.ckpt") for run in runs]
+        evaluate([CPU, "--shift=1", *paths])
+        names = {row["network"] for row in rows(runs[0] / "report_0/shift.csv")}
+        assert names == {"MLP-MNIST/version_0", paths[1]}
 
     def test_images_that_would_be_cut(self, train, error_of):  # noqa: F811
         train(*self.PADDED)

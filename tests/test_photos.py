@@ -259,6 +259,15 @@ def test_exif_turns(prepared, tmp_path, name, side, orientation, turn):
     assert distance(MNIST(photo), prepared) < 4
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_exif_turns_a_tiff_that_is_not_square(tmp_path, mode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = seven().crop((0, 0, 240, 400))
+    photo = read(image.transpose(Image.Transpose.ROTATE_90).convert(mode), tmp_path / "a.tif", exif=exif)
+    assert np.array_equal(np.asarray(photo.convert("L")), np.asarray(image))
+
+
 @pytest.mark.parametrize(("ink", "paper"), [(0, 255), (255, 0), (60, 200)])
 def test_alpha(prepared, tmp_path, ink, paper):
     strokes = seven(ink=255, paper=0)

@@ -5,10 +5,11 @@ The callbacks are for an ImageClassifier that is trained on an ImageDataModule.
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,11 +35,11 @@ HOW_TO_READ = """
 | `train/loss`, `train/acc` | means over the training images since the point before, dropout and augmentation on | optimizer steps made |
 | `train/images_per_second` | speed of training since the point before, without validation | optimizer steps made |
 | `val/loss`, `val/acc` | means over all validation images | optimizer steps made |
-| `test/loss`, `test/acc` | means over all test images, one point: the best checkpoint | optimizer steps made |
+| `test/loss`, `test/acc` | means over all test images by the best checkpoint, drawn where training ended | optimizer steps made |
 | `lr-*` | learning rate of the next step | optimizer steps made |
 | `epoch/*` | the same for an epoch, the first of which is 1; validation is the last in it; CUSTOM SCALARS has training and validation in one chart | epochs |
 | `images/training_images` | the first training images of an epoch as the network sees them, augmented | epochs, by the slider |
-| `images/*`, `pr_curve/*` | the network after every validation, and what it makes of the validation images | epochs, by the slider |
+| `images/*`, `pr_curve/*` | the network after the last validation of an epoch, and what it makes of the validation images | epochs, by the slider |
 
 `pr_curve/CLASS`: of the images called CLASS, how many are (precision), and how many of its images are found (recall),
 for every threshold of its probability.
@@ -101,7 +102,8 @@ class Pictures(IdleInEpochs, Callback):
         for writer in _writers(trainer):
             epoch, data = trainer.current_epoch + 1, trainer.datamodule
             counts = multiclass_confusion_matrix(scores, labels, data.num_classes).cpu().numpy()
-            probabilities, labels = scores.float().softmax(dim=1).cpu(), labels.cpu()
+            # Without the NaN of a run that has diverged.
+            probabilities, labels = scores.float().softmax(dim=1).nan_to_num().cpu(), labels.cpu()
             _add_picture(writer, "confusion_matrix", pictures.confusion_matrix(counts, data.class_names), epoch)
             for index, name in enumerate(data.class_names):
                 writer.add_pr_curve(f"pr_curve/{name}", labels == index, probabilities[:, index], epoch)
@@ -126,7 +128,8 @@ def _add_picture(writer: SummaryWriter, name: str, picture: Image.Image, epoch: 
 
 def _add_graph(writer: SummaryWriter, pl_module: LightningModule) -> None:
     # In evaluation mode, for to trace is to run: it would draw random numbers for dropout, and move batch statistics.
-    with _evaluating(pl_module.net) as net, warnings.catch_warnings():
+    # What goes wrong is said here, in one line, and not by the writer.
+    with _evaluating(pl_module.net) as net, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", "`torch.jit.trace", FutureWarning)  # writer calls it
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # a network may look at shapes
         try:

@@ -3,6 +3,7 @@
 import csv
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,6 @@ def evaluate(args: Sequence[str] | None = None) -> None:
     clis += [EvaluateCLI(args, index) for index in range(1, len(clis[0].config.ckpt_path))]
     _check_go_together(clis)
     folder = _report_folder(clis[0])
-    evaluations, shifts = {}, {}
     for cli in clis:
         cli.datamodule.prepare_data()
         cli.datamodule.setup("test")
@@ -42,15 +42,25 @@ def evaluate(args: Sequence[str] | None = None) -> None:
             _check_room(cli)
     if folder:
         make_folder(folder, "--report")  # now, because tests may take long
+    try:
+        _test_and_report(clis, folder)
+    finally:
+        if folder:
+            _remove_if_empty(folder)
+
+
+def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
+    evaluations, shifts = {}, {}
     for cli in clis:
-        name = type(cli.model.net).__name__
-        say(f"Testing {name} on {type(cli.datamodule).__name__}, device {device_of(cli.trainer)}")
+        what = f"{type(cli.model.net).__name__} on {type(cli.datamodule).__name__}"
+        say(f"Testing {what}, device {device_of(cli.trainer)}")
         if not test_checkpoint(cli, cli.ckpt_path):
             return
         probabilities = cli.scores.scores.double().softmax(dim=1)
-        evaluations[shown(cli.ckpt_path)] = Evaluation(cli.scores.labels, probabilities, cli.datamodule.class_names)
+        path, name = shown(cli.ckpt_path), _run_name(cli)
+        evaluations[path] = Evaluation(cli.scores.labels, probabilities, cli.datamodule.class_names)
         if cli.config.shift is not None:
-            shifts[_run_name(cli)] = _accuracy_by_shift(cli)
+            shifts[path if name in shifts else name] = _accuracy_by_shift(cli, evaluations[path].accuracy)
     if len(clis) > 1:
         ensemble = evaluations[ENSEMBLE] = Evaluation.ensemble(list(evaluations.values()))
         say(f"\nEnsemble of these {len(clis)}, the mean of their probabilities")
@@ -71,6 +81,13 @@ def _check_go_together(clis: Sequence[EvaluateCLI]) -> None:
     if len(names) > 1:
         listed = ", ".join(f"{path} of {name}" for name, path in names.items())
         raise UsageError(f"{listed}: expected checkpoints of one dataset, or choose one with --data")
+    sizes = {cli.datamodule.batch_size: shown(cli.ckpt_path) for cli in clis}
+    trainer = clis[0].config.trainer
+    if len(sizes) > 1 and (trainer.fast_dev_run or trainer.limit_test_batches is not None):
+        listed = ", ".join(f"{size} in {path}" for size, path in sizes.items())
+        raise UsageError(
+            f"some batches are other images for each batch size ({listed}): give all one --data.batch_size"
+        )
 
 
 def _report_folder(cli: EvaluateCLI) -> Path | None:
@@ -86,11 +103,18 @@ def _report_folder(cli: EvaluateCLI) -> Path | None:
     return Path(report)
 
 
+@rank_zero_only
+def _remove_if_empty(folder: Path) -> None:
+    """Remove the folder of a report that was not written, as after Ctrl-C."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def _run_name(cli: EvaluateCLI) -> str:
     """A short name of a checkpoint, with what it learnt about moved images."""
     run = runs.run_of(cli.ckpt_path)
-    last = ", last" if cli.ckpt_path.stem == "last" else ""
-    name = f"{run.parent.name}/{run.name}{last}" if run else shown(cli.ckpt_path)
+    stem = cli.ckpt_path.stem
+    name = f"{run.parent.name}/{run.name}{'' if stem == 'best' else f', {stem}'}" if run else shown(cli.ckpt_path)
     augment = cli.datamodule.augment
     return f"{name}, --data.shift {augment.shift}" if augment and augment.shift else name
 
@@ -111,13 +135,13 @@ def _check_room(cli: EvaluateCLI) -> None:
         )
 
 
-def _accuracy_by_shift(cli: EvaluateCLI) -> dict[str, list[tuple[int, float]]]:
+def _accuracy_by_shift(cli: EvaluateCLI, unmoved: float) -> dict[str, list[tuple[int, float]]]:
     """Accuracy on test images moved by up to n pixels in any direction at random, and by n pixels into a corner."""
     images, _ = cli.datamodule.part("test")
     if cli.trainer.progress_bar_callback:
         cli.trainer.progress_bar_callback.disable()  # there would be one for each of these tests
-    points = {"up to": [], "corner": []}
-    for pixels in range(cli.config.shift + 1):
+    points = {"up to": [(0, unmoved)], "corner": [(0, unmoved)]}
+    for pixels in range(1, cli.config.shift + 1):
         shift = FlipAndShift(flip=False, shift=pixels)
         anywhere = shift.draw(len(images), np.random.default_rng((0, pixels)))
         corners = [
@@ -157,7 +181,7 @@ def _write_report(folder: Path, cli: EvaluateCLI, evaluations: Mapping[str, Eval
         "network": f"{type(net).__name__}, {sum(weight.numel() for weight in net.parameters()):,} weights",
         "dataset": f"{type(data).__name__}, {evaluation.total:,} test images",
         "checkpoint": shown(cli.ckpt_path),
-        "saved": f"in epoch {cli.checkpoint['epoch'] + 1}, after {cli.checkpoint['global_step']:,} optimizer steps",
+        "saved": f"in epoch {runs.epoch_of(cli.checkpoint)}, after {cli.checkpoint['global_step']:,} optimizer steps",
     }
     further = []
     if filters := pictures.filters(net):

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cnn_lightning.callbacks import SaveConfig
+from cnn_lightning.cli import runs
 from cnn_lightning.cli.builder import FitCLI
 from cnn_lightning.cli.command import (
     command,
@@ -38,7 +39,7 @@ def fit(args: Sequence[str] | None = None) -> None:
     if not trainer.fast_dev_run:
         make_folder(Path(trainer.log_dir), "--trainer.default_root_dir")
     if cli.ckpt_path:
-        say(f"Going on from {shown(cli.ckpt_path)}, after epoch {cli.checkpoint['epoch'] + 1}")
+        say(f"Going on from {shown(cli.ckpt_path)}, after epoch {runs.epoch_of(cli.checkpoint)}")
     say(
         f"Training {type(model.net).__name__} on {type(data).__name__}: {data.size('train'):,} training and "
         f"{data.size('val'):,} validation images, seed {cli.config.seed_everything}, device {device_of(trainer)}"

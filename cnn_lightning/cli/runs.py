@@ -10,6 +10,8 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from cnn_lightning.callbacks.config import flat_settings
 from cnn_lightning.errors import UsageError
 
+# What Lightning needs to test a checkpoint, beside the weights.
+SAVED_BY_LIGHTNING = {"loops", "global_step", "pytorch-lightning_version"}
 # What may change when a run goes on.
 FREE_OPTIONS = {"--data.root", "--data.download", "--model.compile_mode"}
 # What earlier checkpoints do not say, and how they were trained.
@@ -42,6 +44,12 @@ def run_of(checkpoint: Path) -> Path | None:
     return run if checkpoint.resolve().parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
 
 
+def epoch_of(checkpoint: dict[str, Any]) -> int:
+    """The epoch, from 1, in or after which a checkpoint was saved."""
+    # Lightning's "epoch" is one more in a checkpoint that was saved after fit than in one saved at the end of an epoch.
+    return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["started"]
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of Lightning into CPU memory; no code in it is run.
 
@@ -59,7 +67,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         size = f"{path.stat().st_size:,} bytes" if path.is_file() else error
         raise UsageError(f"{path} is not a checkpoint, or a damaged one ({size}): name another") from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+    is_model = isinstance(weights, dict) and all(isinstance(value, torch.Tensor) for value in weights.values())
+    if not is_model or not checkpoint.keys() >= SAVED_BY_LIGHTNING:
         raise UsageError(f"{path} is not a checkpoint of a run: expected a file that scripts/fit.py saved")
     return checkpoint
 
@@ -86,7 +95,7 @@ def check_goes_on(checkpoint: dict[str, Any], path: Path, model: LightningModule
     Raises:
         UsageError: It holds weights alone, was saved in the middle of an epoch, or began with other settings.
     """
-    if not checkpoint.get("optimizer_states") or "loops" not in checkpoint:
+    if not checkpoint.get("optimizer_states"):
         raise UsageError(f"{path} holds weights alone: to go on, name the last.ckpt of a run")
     if not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
         raise UsageError(f"{path} was saved in the middle of an epoch: to go on, name the last.ckpt of its run")

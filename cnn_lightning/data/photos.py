@@ -202,7 +202,8 @@ def read_photo(path: Path) -> Image.Image:
             raise UsageError("is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of oddities that Pillow can deal with, and of pictures it calls large
-            with Image.open(path, formats=FORMATS) as photo:
+            # Given a name, Pillow maps a TIFF into memory, and cuts one that is turned into rows of the wrong length.
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as photo:
                 return _read(photo)
     except UsageError:
         raise

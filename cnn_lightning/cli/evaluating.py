@@ -82,11 +82,12 @@ def _check_go_together(clis: Sequence[EvaluateCLI]) -> None:
         listed = ", ".join(f"{path} of {name}" for name, path in names.items())
         raise UsageError(f"{listed}: expected checkpoints of one dataset, or choose one with --data")
     sizes = {cli.datamodule.batch_size: shown(cli.ckpt_path) for cli in clis}
-    trainer = clis[0].config.trainer
-    if len(sizes) > 1 and (trainer.fast_dev_run or trainer.limit_test_batches is not None):
+    limits = [name for name in ("fast_dev_run", "limit_test_batches") if clis[0].config.trainer[name]]
+    if len(sizes) > 1 and limits:
         listed = ", ".join(f"{size} in {path}" for size, path in sizes.items())
         raise UsageError(
-            f"some batches are other images for each batch size ({listed}): give all one --data.batch_size"
+            f"--trainer.{limits[0]} would test each checkpoint on other images, for its batches are of another "
+            f"size ({listed}): give all one --data.batch_size"
         )
 
 

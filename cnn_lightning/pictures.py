@@ -197,7 +197,7 @@ def _outputs(net: ConvNet, image: Tensor) -> list[tuple[str, Tensor]]:
 def _note_output(
     outputs: list[tuple[str, Tensor]], name: str, _layer: nn.Module, _args: object, output: Tensor
 ) -> None:
-    if isinstance(output, Tensor) and output.ndim == 4:  # MLP has it flat
+    if isinstance(output, Tensor) and output.ndim == 4:  # a network may make it flat
         outputs.append((name, output[0].clone()))  # the next layer may work in place
 
 

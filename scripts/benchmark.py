@@ -345,12 +345,13 @@ def official_example(root: Path, device: torch.device) -> Iterator[dict[str, flo
 
 
 def recipe_settings(recipe: str, device: str, folder: str) -> list[str]:
-    """Arguments of ``scripts/fit.py`` for a recipe on a device, with its runs in a folder."""
+    """Arguments of ``scripts/fit.py`` for a recipe on a device, with its runs in a folder, without pictures."""
     return [
         f"--config={Path(__file__).parents[1] / 'cnn_lightning/recipes' / recipe}.yaml",
         f"--trainer.default_root_dir={folder}",
         f"--trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}",
         "--trainer.devices=1",
+        "--dashboard=false",  # neither the official example nor the plain loop draws pictures
     ]
 
 

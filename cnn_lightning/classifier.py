@@ -1,22 +1,29 @@
 """ImageClassifier: the only training code, for every network."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from cnn_lightning.errors import UsageError
+from cnn_lightning.checkpoint_io import check_classes, read_checkpoint
+from cnn_lightning.errors import DivergedError, UsageError
 from cnn_lightning.metrics import LossAndAccuracy
 from cnn_lightning.nets import ConvNet
 from cnn_lightning.schedules import Cosine, OneCycle
+
+# The classes that the settings in a checkpoint may name.
+MODEL_CLASSES = (ConvNet, Optimizer, OneCycle, Cosine)
 
 
 class ImageClassifier(LightningModule):
@@ -71,6 +78,7 @@ class ImageClassifier(LightningModule):
         self._epoch_sums: dict[str, float] = {}  # of training, over the images
         self._epoch_val: dict[str, Tensor] = {}  # of its last validation
         self._since = self._paused = 0.0  # seconds: the last point of the training curves, the start of validation
+        self._to_go_on: dict[str, Any] = {}  # what a checkpoint says of the epoch it was saved in
         # Shows Lightning's model summary the size of every layer's output.
         self.example_input_array = torch.zeros(1, net.in_channels, net.image_size, net.image_size)
 
@@ -79,9 +87,15 @@ class ImageClassifier(LightningModule):
         return self.net(images)
 
     def on_train_start(self) -> None:
-        """Compile the network in place, if it is to be: its weights keep their names."""
+        """Compile the network in place, if it is to be: its weights keep their names. Go on where a run stopped."""
         if self.compile_mode:
             self.net.compile(mode=self.compile_mode)
+        self._since = time.perf_counter()
+        # Lightning (2.6.6) forgets this if the schedule has asked for the number of steps before.
+        self.trainer.fit_loop._load_combined_loader_states()
+        if self._to_go_on:
+            self._go_on(**self._to_go_on)
+            self._to_go_on = {}
 
     def on_train_epoch_start(self) -> None:
         """Begin the means of an epoch."""
@@ -106,17 +120,22 @@ class ImageClassifier(LightningModule):
                 raise UsageError(f"torch.compile fails ({reason}): leave out --model.compile_mode") from error
             raise
 
-    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
-        """Add a point to the training curves."""
-        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make a step, and add a point to the training curves where one is due.
+
+        Here, and not when Lightning is done with the batch, so that checkpoints, which are saved then, are of the
+        same moment as the curves.
+        """
+        super().optimizer_step(*args, **kwargs)
+        step = self.global_step + 1  # Lightning counts it after this
         interval = self.trainer.log_every_n_steps  # 0: only at the end of an epoch
-        if stepped and interval and self.global_step % interval == 0:
-            self._draw_training_point()
+        if interval and step % interval == 0:
+            self._draw_training_point(step)
 
     def on_train_epoch_end(self) -> None:
         """Add a point for the steps since the last one, and one for the epoch."""
         if self.train_metrics.update_called:
-            self._draw_training_point()
+            self._draw_training_point(self.global_step)
         sums, val = self._epoch_sums, self._epoch_val
         point = {f"epoch/train_{name}": sums[name] / sums["images"] for name in ("loss", "acc")}
         point |= {f"epoch/{name.replace('/', '_')}": value.item() for name, value in val.items()}
@@ -131,6 +150,10 @@ class ImageClassifier(LightningModule):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # steps that still run there belong to training
         self._paused = time.perf_counter()
+        if self.trainer.world_size > 1:
+            # Batch statistics differ between processes; it is those of the first that are saved.
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def on_validation_end(self) -> None:
         """Start the clock of training again."""
@@ -156,6 +179,43 @@ class ImageClassifier(LightningModule):
         """Probability of every class: (B, C, H, W) images, alone or with labels -> (B, num_classes), rows sum to 1."""
         images = batch if isinstance(batch, Tensor) else batch[0]
         return self(images).softmax(dim=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what else it takes to go on in the middle of an epoch: random numbers, and the means so far.
+
+        Raises:
+            DivergedError: Weights are not finite, so that nothing good is to be replaced by them.
+        """
+        fitting, weights = self.trainer.state.fn == TrainerFn.FITTING, checkpoint["state_dict"].values()
+        if fitting and not all(weight.isfinite().all() for weight in weights):
+            self._refuse("a weight is not a finite number", self.global_step)
+        checkpoint["to_go_on"] = {
+            "random": self._random_states(),
+            "sums": self._epoch_sums,
+            "val": self._epoch_val,
+            "noted": list(self.train_metrics.noted()) if self.train_metrics.update_called else [],
+            "should_stop": self.trainer.should_stop,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep it until training starts, if it does."""
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._to_go_on = checkpoint.get("to_go_on", {})
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **settings: Any) -> "ImageClassifier":
+        """Load a classifier; no code in the checkpoint is run, and only classes that are imported are built.
+
+        Args:
+            checkpoint_path: A file that a Trainer saved.
+            settings: As for ``LightningModule.load_from_checkpoint``; ``weights_only`` is always True.
+
+        Raises:
+            UsageError: It is damaged, or asks for more than tensors, plain values and known classes.
+        """
+        hyper_parameters = read_checkpoint(Path(checkpoint_path)).get("hyper_parameters")
+        check_classes(hyper_parameters, MODEL_CLASSES, checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, **settings | {"weights_only": True})
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Make the optimizer, and the schedule over all steps of the run.
@@ -193,33 +253,45 @@ class ImageClassifier(LightningModule):
     def _step(self, batch: tuple[Tensor, Tensor], metrics: LossAndAccuracy, smoothing: float = 0.0) -> Tensor:
         images, labels = batch
         scores = self(images)
-        loss = cross_entropy(scores, labels, label_smoothing=smoothing)
-        metrics.update(loss, scores, labels)
+        if self.trainer.world_size > 1 and self.trainer.training and self.trainer.is_last_batch:
+            # The processes may have different numbers of images, and DistributedDataParallel takes the plain mean of
+            # their gradients.
+            total = cross_entropy(scores, labels, label_smoothing=smoothing, reduction="sum")
+            images = self.trainer.strategy.reduce((labels >= 0).sum(), reduce_op="sum")
+            loss = total * self.trainer.world_size / images
+        else:
+            loss = cross_entropy(scores, labels, label_smoothing=smoothing)
+            total = loss.detach().float() * len(labels)
+        metrics.update(total, scores, labels)
         return loss
 
-    def _draw_training_point(self) -> None:
-        images = self.train_metrics.images * self.trainer.world_size
+    def _draw_training_point(self, step: int) -> None:
         point = self._values("train", self.train_metrics)
         # Waits for the device, once, so that its time is counted.
         numbers = dict(zip(point, torch.stack(list(point.values())).tolist(), strict=True))
+        images = numbers.pop("train/images")
+        self._check_finite(numbers["train/loss"], "train/loss", step)
         seconds = time.perf_counter() - self._since
         self._since += seconds
         # By hand what self.log does, for that takes as long as a step of a small network.
-        self._draw(numbers | {"train/images_per_second": images / seconds})
+        self._draw(numbers | {"train/images_per_second": images / seconds}, step)
         self.trainer.progress_bar_metrics.update(numbers)
-        self.trainer.callback_metrics.update(point)
+        self.trainer.callback_metrics.update({name: point[name] for name in numbers})
         terms = {"loss": numbers["train/loss"] * images, "acc": numbers["train/acc"] * images}
         for name, term in (terms | {"images": images, "seconds": seconds}).items():
             self._epoch_sums[name] += term
 
     def _log(self, stage: str, metrics: LossAndAccuracy) -> dict[str, Tensor]:
         values = self._values(stage, metrics)
+        del values[f"{stage}/images"]
         fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            self._check_finite(values[f"{stage}/loss"].item(), f"{stage}/loss", self.global_step)
         # torchmetrics has gathered the processes; sync_dist, without which Lightning warns, averages equal values.
         self.log_dict(values, prog_bar=True, sync_dist=True, logger=False if fitting else None)
         if fitting and not self.trainer.sanity_checking:
             # Lightning has not counted the last step before validation yet.
-            self._draw({name: value.item() for name, value in values.items()})
+            self._draw({name: value.item() for name, value in values.items()}, self.global_step)
         return values
 
     def _values(self, stage: str, metrics: LossAndAccuracy) -> dict[str, Tensor]:
@@ -227,9 +299,50 @@ class ImageClassifier(LightningModule):
         metrics.reset()
         return values
 
-    def _draw(self, point: dict[str, float]) -> None:
+    def _draw(self, point: dict[str, float], step: int) -> None:
         for logger in self.loggers:
-            logger.log_metrics(point, step=self.global_step)
+            logger.log_metrics(point, step=step)
+
+    def _check_finite(self, value: float, name: str, step: int) -> None:
+        if not math.isfinite(value):
+            self._refuse(f"{name} is {value}", step)
+
+    def _refuse(self, what: str, step: int) -> NoReturn:
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        raise DivergedError(
+            f"training has diverged: {what} at step {step:,}, where the learning rate is {lr:.3g}: try a tenth of "
+            "--model.optimizer.lr, or --trainer.gradient_clip_val 1"
+        )
+
+    def _random_states(self) -> dict[str, Tensor]:
+        """State of PyTorch's random numbers, which dropout draws, by device: (world_size, bytes) uint8."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        of_all = [states]
+        if self.trainer.world_size > 1:
+            of_all *= self.trainer.world_size
+            torch.distributed.all_gather_object(of_all, states)
+        return {name: torch.stack([states[name] for states in of_all]) for name in states}
+
+    def _go_on(
+        self,
+        random: dict[str, Tensor],
+        sums: dict[str, float],
+        val: dict[str, Tensor],
+        noted: list[Tensor],
+        should_stop: bool,
+    ) -> None:
+        if any(isinstance(callback, EarlyStopping) for callback in self.trainer.callbacks):
+            self.trainer.should_stop = should_stop
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if len(random["cpu"]) == world_size:
+            torch.set_rng_state(random["cpu"][rank].clone())
+            if self.device.type == "cuda" and "cuda" in random:
+                torch.cuda.set_rng_state(random["cuda"][rank].clone(), self.device)
+        self._epoch_sums, self._epoch_val = sums, val
+        if noted and self.trainer.is_global_zero:  # it has what all processes noted
+            self.train_metrics.update(*(part.to(self.device) for part in noted))
 
     def _save_plain_hyperparameters(self, net: ConvNet) -> None:
         """Save what rebuilds this classifier as plain values, so that a checkpoint loads without any code in it.

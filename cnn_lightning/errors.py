@@ -11,6 +11,10 @@ class UsageError(Exception):
     """
 
 
+class DivergedError(UsageError):
+    """Training has gone wrong for good: loss or weights are not finite."""
+
+
 def exit_with(message: str) -> NoReturn:
     """Print an error in one line and exit with code 2."""
     print("error:", " ".join(message.split()), file=sys.stderr)

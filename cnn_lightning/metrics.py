@@ -18,14 +18,14 @@ class LossAndAccuracy(Metric):
             self.add_state(state, [], dist_reduce_fx="cat")
 
     def update(self, loss: Tensor, scores: Tensor, labels: Tensor) -> None:
-        """Note a batch.
+        """Note a batch, or several.
 
         Args:
-            loss: () float: mean loss of the batch.
+            loss: () float: loss of the batch, summed over its images; (M,) float: that of M batches.
             scores: (B, num_classes) float: one score per class, the highest for the predicted one.
-            labels: (B,) int64.
+            labels: (B,) int64; negative where an image counts for nothing.
         """
-        self.losses.append(loss.detach().float() * len(labels))
+        self.losses.append(loss.detach().float())
         self.scores.append(scores.detach().clone())  # CUDA graphs write the next scores in the same place
         self.labels.append(labels)
 
@@ -34,17 +34,22 @@ class LossAndAccuracy(Metric):
         """Number of images noted by this process."""
         return sum(map(len, self.labels))
 
-    def noted(self) -> tuple[Tensor, Tensor]:
-        """(N, num_classes) scores and (N,) labels of all images noted, those of the first process before the next."""
+    def noted(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All that was noted, of the first process before the next.
+
+        Returns:
+            What ``update`` takes: (M,) losses of the batches, (N, num_classes) scores and (N,) labels.
+        """
         with self.sync_context():
-            return dim_zero_cat(self.scores), dim_zero_cat(self.labels)
+            return dim_zero_cat(self.losses), dim_zero_cat(self.scores), dim_zero_cat(self.labels)
 
     def compute(self) -> dict[str, Tensor]:
         """Compute the means over all images noted, of all processes.
 
         Returns:
-            ``loss`` and ``acc``, () float32, the second in [0, 1]. The loss is NaN if that of a batch was.
+            ``loss`` and ``acc``, () float32, the second in [0, 1], and ``images``, their number. The loss is NaN if
+            that of a batch was.
         """
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
-        correct = (scores.argmax(dim=1) == labels).sum()
-        return {"loss": sum(self.losses) / len(labels), "acc": correct / len(labels)}
+        correct, images = (scores.argmax(dim=1) == labels).sum(), (labels >= 0).sum()
+        return {"loss": sum(dim_zero_cat(self.losses)) / images, "acc": correct / images, "images": images}

@@ -18,6 +18,7 @@ dataset is needed; ``--race`` needs MNIST. A table is printed, and all figures a
 """
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -44,7 +45,7 @@ from torchvision import datasets, transforms
 
 from cnn_lightning.cli.builder import FitCLI
 from cnn_lightning.cli.command import command
-from cnn_lightning.data import MNIST
+from cnn_lightning.data import MNIST, FashionMNIST
 from cnn_lightning.errors import UsageError, exit_with
 
 RECIPES = {
@@ -361,7 +362,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def write_random_images(root: Path) -> None:
-    """Write random images and labels into the files of MNIST and Fashion-MNIST."""
+    """Write random images and labels into the files of MNIST and Fashion-MNIST, and have them taken for right."""
     folder = root / "MNIST/raw"
     folder.mkdir(parents=True)
     count = 60_000
@@ -371,6 +372,8 @@ def write_random_images(root: Path) -> None:
         (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, count, 28, 28) + images)
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels)
     (root / "FashionMNIST").symlink_to(root / "MNIST")
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    MNIST.SHA256 = FashionMNIST.SHA256 = sums
 
 
 def describe_machine(device: str) -> dict[str, str | int]:

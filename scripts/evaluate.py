@@ -1,5 +1,9 @@
 """Test a checkpoint on the official test images: see ``--help`` and the README."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+
 from cnn_lightning.cli import evaluate
 
 evaluate()

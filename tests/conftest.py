@@ -1,3 +1,4 @@
+import hashlib
 import os
 import socket
 import struct
@@ -9,8 +10,13 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
+
+from cnn_lightning.data import MNIST, FashionMNIST
 
 REPOSITORY = Path(__file__).parents[1]
+# TensorBoard reads event files by alphabet, and numbers those of a process; all runs of the tests are in one process.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
 
 
 def pytest_collection_modifyitems(items):
@@ -35,14 +41,21 @@ def _is_source(path: Path) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def sandbox(tmp_path, monkeypatch, request):
-    """Every test in a folder of its own, without network, without pytest's arguments."""
+def sandbox(tmp_path, monkeypatch, request, tiny_root):
+    """Every test in a folder of its own, with the tiny datasets, without network, without pytest's arguments."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["pytest"])
     if "real_data" not in request.keywords:
         monkeypatch.delenv("CNN_LIGHTNING_DATA", raising=False)
+        for module in (MNIST, FashionMNIST):
+            files = (tiny_root / module.__name__ / "raw").iterdir()
+            sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+            monkeypatch.setattr(module, "SHA256", sums)
+    address_of = socket.getaddrinfo
 
-    def refuse(*args, **kwargs):
+    def refuse(host, *args, **kwargs):
+        if host == "127.0.0.1":
+            return address_of(host, *args, **kwargs)
         raise socket.gaierror("no network in tests")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)

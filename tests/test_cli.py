@@ -1,5 +1,6 @@
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from cnn_lightning import MNIST, FashionMNIST, ImageClassifier, LeNetCNN
 from cnn_lightning.cli import evaluate, fit
 from tests.conftest import REPOSITORY, scalars
+from tests.faults import assert_same_result
 from tests.test_nets import NETS
 
 
@@ -271,6 +273,7 @@ class TestGoingOn:
         )
         state = torch.load(within, weights_only=True)
         state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+        del state["to_go_on"]  # as those of earlier versions
         torch.save(state, "within.ckpt")
         assert "in the middle of an epoch" in error_of(fit, "--ckpt_path=within.ckpt", f"--data.root={tiny_root}")
 
@@ -295,47 +298,46 @@ class TestGoingOn:
         assert again.resolve() == older.resolve()
         assert not newer.with_name("version_2").exists()
 
-    def test_after_ctrl_c_by_the_command_that_was_printed(self):
+    def test_after_ctrl_c_and_a_kill_by_the_command_that_was_printed(self):
         """Also from a folder that is not the repository, with a space in the name of the runs' folder."""
-        command = [sys.executable, str(REPOSITORY / "scripts/fit.py"), "--data=Digits", "--model.lr_schedule=null"]
-        process = subprocess.Popen(
-            [
-                *command,
-                "--trainer.max_epochs=500",
-                "--trainer.enable_progress_bar=false",
-                "--trainer.default_root_dir=my logs",
-            ],
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        for line in process.stdout:
-            if line.startswith("epoch 2:"):
-                process.send_signal(signal.SIGINT)
-                break
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert "Traceback" not in err
-        run = "my logs/TwoLayerCNN-Digits/version_0"
+        settings = ["--data=Digits", "--data.shift=2", "--model.net=WideCNN", "--model.net.width=4"]
+        settings += ["--save_every_n_steps=5", "--trainer.max_epochs=8", "--trainer.enable_progress_bar=false"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+        def start(command, stop_at, number):
+            process = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, **pipes)
+            for line in process.stdout:
+                if line.startswith(stop_at):
+                    process.send_signal(number)
+                    break
+            out, err = process.communicate(timeout=60)
+            assert process.returncode in (130, -signal.SIGKILL)
+            assert "Traceback" not in err
+            return out
+
+        command = [sys.executable, str(REPOSITORY / "scripts/fit.py"), *settings]
+        out = start([*command, "--trainer.default_root_dir=my logs"], "epoch 2:", signal.SIGINT)
         *_, said, printed = out.splitlines()
         assert said.startswith("Stopped. Go on")
-        epochs = torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["epoch"] + 2
-        printed += f" --trainer.max_epochs={epochs}"
+        start(shlex.split(printed), "epoch 5:", signal.SIGKILL)
         done = subprocess.run(printed, shell=True, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert f"last.ckpt, after epoch {epochs - 1}" in done.stdout
+        run = Path("my logs/WideCNN-Digits/version_0")
+        assert f"Going on from {run}/checkpoints/last.ckpt: epoch " in done.stdout
         assert f"run         {run}" in done.stdout
+        fit([*settings, "--trainer.default_root_dir=whole"])
+        assert_same_result(run, Path("whole/WideCNN-Digits/version_0"))
+        assert not list(run.rglob("*.part"))
 
-    def test_after_ctrl_c_in_the_first_epoch(self, monkeypatch, tiny_root, capsys):
+    def test_after_ctrl_c_before_anything_was_saved(self, monkeypatch, tiny_root, capsys):
         def interrupt(*_):
             raise KeyboardInterrupt
 
         monkeypatch.setattr(ImageClassifier, "training_step", interrupt)
-        handler = signal.getsignal(signal.SIGINT)
         with pytest.raises(SystemExit) as stopped:
             fit(["--data=MNIST", f"--data.root={tiny_root}"])
-        signal.signal(signal.SIGINT, handler)
         assert stopped.value.code == 130
-        assert "there is no checkpoint to go on from" in capsys.readouterr().out
+        assert "Stopped before anything was saved." in capsys.readouterr().out
 
 
 class TestEvaluate:
@@ -449,7 +451,7 @@ class TestErrors:
             ("--trainer.default_root_dir file/logs --data Digits", "cannot write to file/logs"),
             (
                 "--data MNIST",
-                "MNIST is not on disk and was not downloaded (<urlopen error no network in tests>): put",
+                "MNIST is not on disk and was not downloaded (ossci-datasets.s3.amazonaws.com: no network in tests; ",
             ),
             ("--data MNIST --data.root file", "cannot write to file/MNIST/raw (Not a directory): change --data.root"),
             ("--config missing.yaml", "--config missing.yaml: No such file or directory"),
@@ -474,7 +476,12 @@ class TestErrors:
             ("--ckpt_path tensor.ckpt", "tensor.ckpt is not a checkpoint of a run"),
             ("--ckpt_path file/last.ckpt", "cannot read the checkpoint file/last.ckpt: Not a directory"),
             ("--ckpt_path typo.yaml", "typo.yaml is not a checkpoint, or a damaged one"),
-            ("--ckpt_path last", "there is no last.ckpt in logs/TwoLayerCNN-MNIST or logs/TwoLayerCNN-Digits"),
+            ("--save_every_n_steps 0", "--save_every_n_steps 0: "),
+            (
+                "--data Digits --trainer.val_check_interval 9999",
+                "`val_check_interval` (9999) must be less than or equal",
+            ),
+            ("--data Digits --model.optimizer SparseAdam", "SparseAdam does not support dense gradients"),
             (
                 "--data Digits --data.batch_size 2000 --data.drop_last true",
                 "do not fill a batch of 2,000: change --data.b",
@@ -512,9 +519,8 @@ class TestErrors:
     def test_truncated_images(self, tiny_root, tmp_path, error_of):
         root = shutil.copytree(tiny_root, tmp_path / "copy")
         os.truncate(root / "MNIST/raw/train-images-idx3-ubyte", 1000)
-        assert "train-images-idx3-ubyte is damaged (1,000 bytes)" in error_of(
-            fit, "--data=MNIST", f"--data.root={root}"
-        )
+        error = error_of(fit, "--data=MNIST", f"--data.root={root}")
+        assert "MNIST is damaged (train-images-idx3-ubyte) and was not downloaded (" in error
         assert not Path("logs").exists()
 
     def test_in_a_process_of_its_own_without_traceback(self):

@@ -23,7 +23,7 @@ def test_is_to_the_bit_what_torchmetrics_gives(dtype, loss_dtype):
     for _ in range(2):  # and once more after a reset
         for scores, labels in batches(dtype):
             value = cross_entropy(scores.float(), labels).to(loss_dtype)
-            ours.update(value, scores, labels)
+            ours.update(value.float() * len(labels), scores, labels)
             loss.update(value, weight=len(labels))
             accuracy.update(scores, labels)
             values = ours.compute()
@@ -49,6 +49,24 @@ def test_a_loss_that_is_not_a_number_shows():
 
 def test_keeps_no_graph():
     metric, scores = LossAndAccuracy(), torch.eye(10, requires_grad=True)
-    metric.update(cross_entropy(scores, torch.arange(10)), scores, torch.arange(10))
+    metric.update(cross_entropy(scores, torch.arange(10), reduction="sum"), scores, torch.arange(10))
     assert not metric.compute()["loss"].requires_grad
     assert not any(noted.requires_grad for noted in metric.scores)
+
+
+def test_what_was_noted_can_be_noted_again():
+    first, second = LossAndAccuracy(), LossAndAccuracy()
+    for scores, labels in batches():
+        first.update(cross_entropy(scores, labels, reduction="sum"), scores, labels)
+    second.update(*first.noted())
+    for name, value in first.compute().items():
+        assert torch.equal(second.compute()[name], value)
+
+
+def test_leaves_out_what_counts_for_nothing():
+    metric = LossAndAccuracy()
+    labels = torch.tensor([0, 1, -100])
+    metric.update(cross_entropy(torch.eye(3), labels, reduction="sum"), torch.eye(3), labels)
+    values = metric.compute()
+    assert torch.equal(values["loss"], cross_entropy(torch.eye(3)[:2], labels[:2]))
+    assert (values["acc"], values["images"]) == (1, 2)

@@ -5,6 +5,7 @@ from cnn_lightning.callbacks.config import SaveConfig
 from cnn_lightning.callbacks.dashboard import Overview, Pictures
 from cnn_lightning.callbacks.display import LayerTable, ProgressBar
 from cnn_lightning.callbacks.scores import KeepScores
+from cnn_lightning.callbacks.signals import Stopped
 
 __all__ = [
     "BestCheckpoint",
@@ -15,4 +16,5 @@ __all__ = [
     "Pictures",
     "ProgressBar",
     "SaveConfig",
+    "Stopped",
 ]

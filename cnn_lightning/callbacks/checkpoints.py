@@ -1,13 +1,17 @@
 """The two checkpoints of a run."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from cnn_lightning.callbacks.hooks import IdleInSteps
+from cnn_lightning.callbacks.signals import Signals
+from cnn_lightning.checkpoint_io import read_checkpoint
 
 
 class _RunCheckpoint(IdleInSteps, ModelCheckpoint):
@@ -19,17 +23,22 @@ class _RunCheckpoint(IdleInSteps, ModelCheckpoint):
     # Lightning asks for the key in every hook of every step, and ModelCheckpoint writes it anew each time.
     state_key = cached_property(ModelCheckpoint.state_key.fget)
 
-    # It saves at the end of an epoch, and need not ask in every step whether to.
+    # It need not ask in every step whether to save.
     on_train_batch_end = Callback.on_train_batch_end
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the file of the run that goes on, wherever its folder is now.
+        """Go on with the file of the run that goes on, wherever its folder is now, and with what the file says.
 
         A run in a new folder has no file yet. Lightning would go by the path that was saved: it would forget the
-        best of a run whose folder was moved, and let a worse one take its place.
+        best of a run whose folder was moved, and let a worse one take its place. Nor is the score that was saved in
+        another file that of this one, if the process was killed between the two.
+
+        Raises:
+            UsageError: The file is damaged.
         """
         path = Path(self.dirpath) / f"{self.filename}.ckpt"
         if path.is_file():
+            state_dict = read_checkpoint(path)["callbacks"][self.state_key]
             score = state_dict["best_model_score"]
             scores = {} if score is None else {str(path): score}
             here = {"dirpath": self.dirpath, "best_model_path": str(path), "kth_best_model_path": str(path)}
@@ -71,10 +80,64 @@ class BestCheckpoint(_RunCheckpoint):
 
 
 class LastCheckpoint(_RunCheckpoint):
-    """Keeps ``checkpoints/last.ckpt``, of the last whole epoch, from which an interrupted run goes on.
+    """Keeps ``checkpoints/last.ckpt``, from which an interrupted run goes on exactly as if it had not been.
 
+    It is saved at the end of every epoch, every ``every_n_steps`` optimizer steps, and when training is asked to stop.
     ``ModelCheckpoint(save_last=True)`` would keep the last of the epochs that were the best so far.
+
+    Args:
+        every_n_steps: Optimizer steps; None for the end of epochs only.
+
+    Raises:
+        Stopped: By the hooks, after Ctrl-C and the like.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every_n_steps: int | None = None) -> None:
         super().__init__("last", save_on_train_epoch_end=True)
+        self.every_n_steps = every_n_steps
+        self.signals = Signals()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to signals."""
+        super().on_train_start(trainer, pl_module)
+        self.signals.listen()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Save after a step, if it is time to."""
+        due = self._is_due(trainer)
+        if not due and not self.signals.may_ask(trainer):
+            return
+        fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+        # Gradients that add up are not saved. And Lightning, when a run goes on from here, leaves out a validation that
+        # follows, and the end of the epoch.
+        if not (epoch._should_accumulate() or trainer.is_last_batch or epoch._should_check_val_fx(fit._data_fetcher)):
+            self._save_if(due, trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after a validation in the middle of an epoch, if it is time to."""
+        if not trainer.sanity_checking and not trainer.is_last_batch:
+            self._save_if(self._is_due(trainer), trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after an epoch."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._save_if(False, trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Bring the curves to the disk first: they go on where the checkpoint does."""
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+                for path in Path(logger.log_dir).glob("events.*"):
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        return self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+
+    def _save_if(self, due: bool, trainer: Trainer) -> None:
+        asked = self.signals.asked(trainer)
+        if (due or asked) and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        if asked:
+            self.signals.obey(asked)

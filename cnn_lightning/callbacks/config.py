@@ -8,13 +8,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from cnn_lightning.callbacks.hooks import IdleInEpochs
+from cnn_lightning.files import write_file
 
 
 class SaveConfig(IdleInEpochs, SaveConfigCallback):
     """Writes all settings to ``config.yaml`` in the folder of the run, for ``--config``.
 
-    A run that goes on keeps the file and writes ``config_2.yaml`` (then 3, ...) beside it. Neither names the
-    checkpoint it went on from, so that giving it back starts a new run.
+    A run that goes on with other settings keeps the file and writes ``config_2.yaml`` (then 3, ...) beside it. Neither
+    names the checkpoint it went on from, so that giving it back starts a new run.
 
     Attributes:
         path: The file, once it is written.
@@ -24,13 +25,18 @@ class SaveConfig(IdleInEpochs, SaveConfigCallback):
         """Write the file once, before training."""
         if stage != "fit":
             return
-        self.config = self.config.clone()
-        del self.config["ckpt_path"]
-        folder = Path(trainer.log_dir)
-        earlier = len(list(folder.glob("config*.yaml")))
-        self.config_filename = f"config_{earlier + 1}.yaml" if earlier else "config.yaml"
-        self.path = folder / self.config_filename
-        super().setup(trainer, pl_module, stage)
+        config = self.config.clone()
+        del config["ckpt_path"]
+        content = self.parser.dump(config, skip_none=False).encode()
+        folder = Path(trainer.log_dir)  # which the first process tells the others
+        if not trainer.is_global_zero:
+            return
+        earlier = sorted(folder.glob("config*.yaml"))
+        same = [path for path in earlier if path.read_bytes() == content]
+        self.path = same[0] if same else folder / (f"config_{len(earlier) + 1}.yaml" if earlier else "config.yaml")
+        if not same:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(self.path, content)
 
 
 def flat_settings(option: str, settings: Any) -> dict[str, Any]:

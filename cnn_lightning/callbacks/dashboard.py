@@ -98,7 +98,7 @@ class Pictures(IdleInEpochs, Callback):
         if trainer.sanity_checking:
             return
         own = pl_module.val_metrics.images
-        scores, labels = pl_module.val_metrics.noted()  # of all processes, so all take part
+        _, scores, labels = pl_module.val_metrics.noted()  # of all processes, so all take part
         for writer in _writers(trainer):
             epoch, data = trainer.current_epoch + 1, trainer.datamodule
             counts = multiclass_confusion_matrix(scores, labels, data.num_classes).cpu().numpy()

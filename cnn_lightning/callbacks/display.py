@@ -31,6 +31,12 @@ class ProgressBar(IdleInSteps, TQDMProgressBar):
         self._last = now
         return True
 
+    def on_train_start(self, trainer: Trainer, *args: Any) -> None:
+        """Begin the bar of an epoch that goes on in the middle."""
+        super().on_train_start(trainer, *args)
+        if trainer.fit_loop.restarted_mid_epoch:
+            self.on_train_epoch_start(trainer)
+
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         """Begin the bar of an epoch."""
         super().on_train_epoch_start(trainer, *args)

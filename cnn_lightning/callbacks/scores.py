@@ -17,4 +17,4 @@ class KeepScores(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take them before they are computed to loss and accuracy."""
-        self.scores, self.labels = (noted.cpu() for noted in pl_module.test_metrics.noted())
+        _, self.scores, self.labels = (noted.cpu() for noted in pl_module.test_metrics.noted())

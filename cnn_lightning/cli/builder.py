@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
@@ -25,6 +26,7 @@ from cnn_lightning.callbacks import (
     ProgressBar,
     SaveConfig,
 )
+from cnn_lightning.checkpoint_io import CheckedCheckpointIO
 from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.cli import runs
 from cnn_lightning.cli.parser import OneLineParser, check_config_files, class_name, drop_other_classes
@@ -101,6 +103,11 @@ class ClassifierCLI(LightningCLI):
             default=True,
             help="In training, fill TensorBoard with pictures, graph, settings and precision-recall curves, too.",
         )
+        parser.add_argument(
+            "--save_every_n_steps",
+            type=PositiveInt | None,
+            help="In training, save the last checkpoint also every so many optimizer steps, not only after an epoch.",
+        )
 
     def parse_arguments(self, parser: OneLineParser, args: Sequence[str]) -> None:
         """Parse twice: first to learn which classes are chosen, then with their settings as the defaults.
@@ -146,6 +153,9 @@ class ClassifierCLI(LightningCLI):
         self._check_settings()
         if self.ckpt_path is not None:
             runs.check_fits(self.checkpoint, self.ckpt_path, self.model)
+        plugins = self.config_init.trainer.plugins or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        self.config_init.trainer.plugins = [*plugins, CheckedCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def _check_settings(self) -> None:
@@ -175,11 +185,13 @@ class FitCLI(ClassifierCLI):
     Attributes:
         best: Keeps the best checkpoint; None where checkpoints are switched off.
         last: Keeps the last checkpoint; None likewise.
+        run: The folder of the run; None where nothing is saved, or where a logger of the user's has its own.
     """
 
     def __init__(self, args: Sequence[str]) -> None:
         self.best: BestCheckpoint | None = None
         self.last: LastCheckpoint | None = None
+        self.run: Path | None = None
         super().__init__(args, "Train a network, keep its best and its last checkpoint, and test the best.", SaveConfig)
 
     def add_arguments_to_parser(self, parser: OneLineParser) -> None:
@@ -188,7 +200,8 @@ class FitCLI(ClassifierCLI):
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
-            help="Go on from this checkpoint; 'last' is that of the newest run of this network on this dataset.",
+            help="Go on from this checkpoint; 'last' is that of the newest run of this network on this dataset, and "
+            "starts a new run where there is none.",
         )
 
     def find_checkpoint(self, config: Any) -> Path | None:
@@ -198,29 +211,49 @@ class FitCLI(ClassifierCLI):
         data = class_name(config.data)
         datasets = ("MNIST", "Digits") if data == MNISTOrDigits.__name__ else (data,)
         root = Path(config.trainer.default_root_dir)
-        return runs.newest_checkpoint([root / f"{class_name(config.model.net)}-{name}" for name in datasets], "last")
+        return runs.last_checkpoint([root / f"{class_name(config.model.net)}-{name}" for name in datasets])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, with the folder of the run and what is watched and saved."""
         settings = self.config_init.trainer
-        folder = Path(settings.default_root_dir) / f"{type(self.model.net).__name__}-{type(self.datamodule).__name__}"
-        version = runs.next_number(folder, "version")
         if self.ckpt_path is not None:
-            runs.check_goes_on(self.checkpoint, self.ckpt_path, self.model, self.datamodule)
-            if run := runs.run_of(self.ckpt_path):
-                folder, version = run.parent, run.name
-        if settings.logger in (None, True):
-            # purge_step hides the points that an interrupted run drew after its checkpoint.
-            step = self.checkpoint["global_step"] + 1 if self.checkpoint else None
-            settings.logger = _Curves(folder.parent, folder.name, version, default_hp_metric=False, purge_step=step)
-        elif settings.logger is False:
-            kwargs["default_root_dir"] = folder / version
+            seed = self.config.seed_everything
+            runs.check_goes_on(self.checkpoint, self.ckpt_path, self.model, self.datamodule, seed)
+            epoch = runs.epoch_of(self.checkpoint)
+            if settings.max_epochs is not None and 0 <= settings.max_epochs < epoch:
+                raise UsageError(
+                    f"{self.ckpt_path} is of epoch {epoch}, and max_epochs is {settings.max_epochs}: change "
+                    "--trainer.max_epochs"
+                )
         if settings.enable_checkpointing is not False and not settings.fast_dev_run:
-            self.best, self.last = BestCheckpoint(), LastCheckpoint()
+            self.best, self.last = BestCheckpoint(), LastCheckpoint(self.config_init.save_every_n_steps)
         if settings.profiler is None:
             settings.profiler = _NoProfiler()
         self.trainer_defaults["callbacks"] = self._callbacks(settings)
-        return super().instantiate_trainer(**kwargs)
+        if settings.logger in (None, True, False) and not settings.fast_dev_run:
+            self.run = self._find_run(Path(settings.default_root_dir))
+            # Here Lightning saves the checkpoints with which it puts jobs of SLURM into the queue again.
+            settings.default_root_dir = str(self.run)
+            if settings.logger is not False:
+                # purge_step hides the points that an interrupted run drew after its checkpoint.
+                step = self.checkpoint["global_step"] + 1 if self.checkpoint else None
+                *root, name, version = self.run.parts
+                settings.logger = _Curves(Path(*root), name, version, default_hp_metric=False, purge_step=step)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except BaseException:
+            if self.run is not None:
+                runs.remove_if_empty(self.run, *self.run.parents[:2])
+            raise
+
+    def _find_run(self, root: Path) -> Path:
+        """The folder of the run that goes on, or of a new one."""
+        if self.ckpt_path is not None and (run := runs.run_of(self.ckpt_path)):
+            return run
+        folder = root / f"{type(self.model.net).__name__}-{type(self.datamodule).__name__}"
+        if rank_zero_only.rank == 0:
+            return runs.make_run(folder)
+        return folder / runs.next_number(folder, "version")  # asked for its name, a process asks the first
 
     def _callbacks(self, settings: Any) -> list[Callback]:
         callbacks = [callback for callback in (self.best, self.last) if callback]
@@ -245,7 +278,7 @@ class TrainedCLI(ClassifierCLI):
         """The checkpoint that was named, or the best of the newest run."""
         if name := self.named_checkpoint(config):
             return Path(name)
-        return runs.newest_checkpoint(Path(config.trainer.default_root_dir).glob("*-*"), "best")
+        return runs.newest_checkpoint(Path(config.trainer.default_root_dir).glob("*-*"))
 
     def instantiate_trainer(self, callbacks: Sequence[Callback] = (), **kwargs: Any) -> Trainer:
         """Make a trainer that writes nothing, with one process, which sees all images in their order."""

@@ -1,8 +1,11 @@
 """What the commands have in common: errors in one line, and how they speak."""
 
+import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,9 +30,16 @@ def command(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
     def run(args: Sequence[str] | None = None) -> None:
         _hush()
         try:
-            function(list(sys.argv[1:] if args is None else args))
+            with _ended_by_signals():
+                function(list(sys.argv[1:] if args is None else args))
         except (UsageError, MisconfigurationException) as error:
             exit_with(str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+                raise
+            exit_with(
+                f"cannot write {error.filename or 'to the disk'} ({error.strerror}): make room, or write elsewhere"
+            )
         except KeyboardInterrupt:
             say("\nInterrupted.", file=sys.stderr)
             sys.exit(130)
@@ -38,12 +48,27 @@ def command(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
 
 
 @contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, closing all that is open, with exit code 143."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python hears signals in the main thread only
+        return
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(143)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def ctrl_c_as_usual(trainer: Trainer) -> Iterator[None]:
     """Lightning makes of Ctrl-C, when it has closed everything, an exit with code 1; make it Ctrl-C again."""
     try:
         yield
     except SystemExit as stop:
-        if trainer.interrupted:
+        if stop.code == 1 and trainer.interrupted:
             raise KeyboardInterrupt from stop
         raise
 

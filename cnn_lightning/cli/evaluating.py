@@ -3,7 +3,6 @@
 import csv
 import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +45,7 @@ def evaluate(args: Sequence[str] | None = None) -> None:
         _test_and_report(clis, folder)
     finally:
         if folder:
-            _remove_if_empty(folder)
+            rank_zero_only(runs.remove_if_empty)(folder)
 
 
 def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
@@ -102,13 +101,6 @@ def _report_folder(cli: EvaluateCLI) -> Path | None:
     if Path(report).exists():
         raise UsageError(f"--report {report} is there already: name a folder that is not, or move that one away")
     return Path(report)
-
-
-@rank_zero_only
-def _remove_if_empty(folder: Path) -> None:
-    """Remove the folder of a report that was not written, as after Ctrl-C."""
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def _run_name(cli: EvaluateCLI) -> str:

@@ -1,26 +1,28 @@
 """``scripts/fit.py``: train a network and test it."""
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from cnn_lightning.callbacks import SaveConfig
+from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, SaveConfig, Stopped
 from cnn_lightning.cli import runs
 from cnn_lightning.cli.builder import FitCLI
 from cnn_lightning.cli.command import (
     command,
     ctrl_c_as_usual,
     device_of,
-    make_folder,
     program,
     say,
     shown,
     test_checkpoint,
 )
+from cnn_lightning.errors import DivergedError, UsageError
 
 
 @command
@@ -31,27 +33,11 @@ def fit(args: Sequence[str] | None = None) -> None:
         args: Command-line arguments. Default: those of this process.
     """
     cli = FitCLI(args)
-    model, data, trainer = cli.model, cli.datamodule, cli.trainer
-    # The dataset is made ready before Lightning asks for it, so that a mistake leaves no empty run behind.
-    if rank_zero_only.rank == 0:
-        data.prepare_data()
-    data.setup("fit")
-    if not trainer.fast_dev_run:
-        make_folder(Path(trainer.log_dir), "--trainer.default_root_dir")
-    if cli.ckpt_path:
-        say(f"Going on from {shown(cli.ckpt_path)}, after epoch {runs.epoch_of(cli.checkpoint)}")
-    say(
-        f"Training {type(model.net).__name__} on {type(data).__name__}: {data.size('train'):,} training and "
-        f"{data.size('val'):,} validation images, seed {cli.config.seed_everything}, device {device_of(trainer)}"
-    )
-    try:
-        with ctrl_c_as_usual(trainer):
-            trainer.fit(model, datamodule=data, ckpt_path=cli.ckpt_path, weights_only=True)
-    except KeyboardInterrupt:
-        _say_how_to_go_on(cli)
-        sys.exit(130)
-    best = Path(cli.best.best_model_path) if cli.best and cli.best.best_model_path else None
-    test_checkpoint(cli, best)
+    with runs.taken(cli.run) if cli.run and rank_zero_only.rank == 0 else nullcontext():
+        _train(cli)
+        best = Path(cli.best.best_model_path) if cli.best and cli.best.best_model_path else None
+        test_checkpoint(cli, best)
+    trainer = cli.trainer
     if not trainer.fast_dev_run:
         say(f"run         {shown(trainer.log_dir)}")
     if best:
@@ -60,12 +46,55 @@ def fit(args: Sequence[str] | None = None) -> None:
         say(f"curves      {shlex.join([program('tensorboard'), '--logdir', shown(trainer.logger.save_dir)])}")
 
 
+def _train(cli: FitCLI) -> None:
+    model, data, trainer = cli.model, cli.datamodule, cli.trainer
+    # The dataset is made ready before Lightning asks for it, so that a mistake leaves no empty run behind.
+    data.prepare_data()
+    data.setup("fit")
+    if cli.ckpt_path:
+        say(
+            f"Going on from {shown(cli.ckpt_path)}: epoch {runs.epoch_of(cli.checkpoint)}, "
+            f"step {cli.checkpoint['global_step']:,}"
+        )
+    elif cli.config.ckpt_path == "last":
+        say("The newest run has no checkpoint yet, or there is none: starting a new run")
+    say(
+        f"Training {type(model.net).__name__} on {type(data).__name__}: {data.size('train'):,} training and "
+        f"{data.size('val'):,} validation images, seed {cli.config.seed_everything}, device {device_of(trainer)}"
+    )
+    try:
+        with ctrl_c_as_usual(trainer):
+            trainer.fit(model, datamodule=data, ckpt_path=cli.ckpt_path, weights_only=True)
+    except Stopped as stop:
+        _say_how_to_go_on(cli)
+        sys.exit(128 + stop.signal)
+    except KeyboardInterrupt:
+        _say_how_to_go_on(cli)
+        sys.exit(130)
+    except (ValueError, RuntimeError) as error:
+        # What Lightning and PyTorch notice only while they train, and say in one line.
+        if not re.search("val_check_interval|Early stopping conditioned|dense gradients", str(error)):
+            raise
+        raise UsageError(error) from error
+    except DivergedError as error:
+        best = _saved(cli.best)
+        raise UsageError(f"{error}; " + (f"the best until then is {best}" if best else "nothing was saved")) from error
+
+
+@rank_zero_only
 def _say_how_to_go_on(cli: FitCLI) -> None:
-    last = cli.last.best_model_path if cli.last else None
+    last = _saved(cli.last)
     if not last:
-        say("Stopped before the end of the first epoch: there is no checkpoint to go on from.")
+        say("Stopped before anything was saved.")
         return
     config = next(c for c in cli.trainer.callbacks if isinstance(c, SaveConfig)).path
-    say("Stopped. Go on from the end of the last whole epoch with")
-    words = [program("python"), shown(sys.argv[0]), "--config", shown(config), "--ckpt_path", shown(last)]
+    say("Stopped. Go on where it was saved last with")
+    words = [program("python"), shown(sys.argv[0]), "--config", shown(config), "--ckpt_path", last]
     say(shlex.join(words))
+
+
+def _saved(checkpoint: BestCheckpoint | LastCheckpoint | None) -> str:
+    """The file of a checkpoint, "" if there is none yet."""
+    # Lightning notes the name before it writes the file.
+    path = checkpoint.best_model_path if checkpoint else ""
+    return shown(path) if path and Path(path).is_file() else ""

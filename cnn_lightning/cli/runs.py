@@ -1,13 +1,19 @@
 """The runs on disk: ``logs/NETWORK-DATASET/version_N`` with ``config.yaml``, events and ``checkpoints``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from cnn_lightning import checkpoint_io
 from cnn_lightning.callbacks.config import flat_settings
+from cnn_lightning.checkpoint_io import DamagedError
+from cnn_lightning.classifier import MODEL_CLASSES
+from cnn_lightning.data import ImageDataModule
 from cnn_lightning.errors import UsageError
 
 # What Lightning needs to test a checkpoint, beside the weights.
@@ -24,18 +30,81 @@ def next_number(folder: Path, name: str) -> str:
     return f"{name}_{max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1}"
 
 
-def newest_checkpoint(folders: Iterable[Path], name: str) -> Path:
-    """The "best" or "last" checkpoint that was saved last, among all runs in the given folders.
+def make_run(folder: Path) -> Path:
+    """Make the folder of a new run, which no other process has made or will take.
+
+    Raises:
+        UsageError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            run = folder / next_number(folder, "version")
+            with suppress(FileExistsError):  # another process was faster
+                run.mkdir()
+                return run
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder} ({error.strerror}): change --trainer.default_root_dir") from error
+
+
+@contextmanager
+def taken(run: Path) -> Iterator[None]:
+    """Keep a run for this process, which may end in any way; afterwards, remove it if nothing was written to it.
+
+    Raises:
+        UsageError: Another process has it.
+    """
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(
+            f"another process trains in {run}: wait for it, or leave out --ckpt_path to start a new run"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"cannot write to {run} ({error.strerror}): change --trainer.default_root_dir") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (run / ".lock").unlink()
+        lock.release()
+        remove_if_empty(run, *run.parents[:2])
+
+
+def remove_if_empty(*folders: Path) -> None:
+    """Remove folders that were made for what was not written, as after a mistake or Ctrl-C."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def newest_checkpoint(folders: Iterable[Path]) -> Path:
+    """The best checkpoint that was saved last, among all runs in the given folders.
 
     Raises:
         UsageError: There is none.
     """
     folders = list(folders)
-    paths = [path for folder in folders for path in folder.glob(f"version_*/checkpoints/{name}.ckpt")]
+    paths = [path for folder in folders for path in folder.glob("version_*/checkpoints/best.ckpt")]
     if not paths:
         where = " or ".join(map(str, folders)) or "the folder of --trainer.default_root_dir"
-        raise UsageError(f"there is no {name}.ckpt in {where}: train first with scripts/fit.py, or name a checkpoint")
-    return max(paths, key=lambda path: path.stat().st_mtime)
+        raise UsageError(f"there is no best.ckpt in {where}: train first with scripts/fit.py, or name a checkpoint")
+    return max(paths, key=_saved_at)
+
+
+def last_checkpoint(folders: Iterable[Path]) -> Path | None:
+    """The last checkpoint of the newest run in the given folders; None if there is no run, or it has saved nothing yet.
+
+    A run is as new as what was last written in it: one that was killed at its start is not passed over for an older.
+    """
+    runs = [run for folder in folders for run in folder.glob("version_*")]
+    if not runs:
+        return None
+    saved = {run: [*run.glob("*.yaml"), *run.glob("checkpoints/*.ckpt")] or [run] for run in runs}
+    run = max(runs, key=lambda run: max(map(_saved_at, saved[run])))
+    last = run / "checkpoints" / "last.ckpt"
+    return last if last.exists() else None
 
 
 def run_of(checkpoint: Path) -> Path | None:
@@ -57,15 +126,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         What Lightning saved: "state_dict", "hyper_parameters", "global_step" and more.
 
     Raises:
-        UsageError: The file is missing, damaged, or something else.
+        UsageError: The file is missing, damaged, or something else. The newest good one beside it is offered.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise UsageError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    except Exception as error:  # PyTorch checks little: a damaged file fails wherever it is noticed first
-        size = f"{path.stat().st_size:,} bytes" if path.is_file() else error
-        raise UsageError(f"{path} is not a checkpoint, or a damaged one ({size}): name another") from error
+        checkpoint = checkpoint_io.read_checkpoint(path)
+    except DamagedError as error:
+        good = _newest_good(path)
+        raise UsageError(f"{error}: " + (f"take {good}, which is good" if good else "name another")) from error
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     is_model = isinstance(weights, dict) and all(isinstance(value, torch.Tensor) for value in weights.values())
     if not is_model or not checkpoint.keys() >= SAVED_BY_LIGHTNING:
@@ -89,7 +156,9 @@ def check_fits(checkpoint: dict[str, Any], path: Path, model: LightningModule) -
         )
 
 
-def check_goes_on(checkpoint: dict[str, Any], path: Path, model: LightningModule, data: LightningDataModule) -> None:
+def check_goes_on(
+    checkpoint: dict[str, Any], path: Path, model: LightningModule, data: LightningDataModule, seed: int
+) -> None:
     """Make sure that training can go on from a checkpoint, in the way it began.
 
     Raises:
@@ -97,8 +166,15 @@ def check_goes_on(checkpoint: dict[str, Any], path: Path, model: LightningModule
     """
     if not checkpoint.get("optimizer_states"):
         raise UsageError(f"{path} holds weights alone: to go on, name the last.ckpt of a run")
-    if not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+    loop = checkpoint["loops"]["fit_loop"]
+    if not loop["epoch_loop.batch_progress"]["is_last_batch"] and "to_go_on" not in checkpoint:
         raise UsageError(f"{path} was saved in the middle of an epoch: to go on, name the last.ckpt of its run")
+    (loader,) = loop["state_dict"].get("combined_loader", [{}])
+    if loader.get("seed") not in (None, seed):
+        raise UsageError(
+            f"{path} was trained with --seed_everything {loader['seed']}, here it is {seed}: leave --seed_everything "
+            "out to go on, or --ckpt_path to start a new run"
+        )
     for group, key, configured in (
         ("model", "hyper_parameters", model.hparams),
         ("data", "datamodule_hyper_parameters", data.hparams),
@@ -117,8 +193,10 @@ def settings_in(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     """The settings of network and dataset that a checkpoint carries, as defaults for a parser.
 
     Raises:
-        UsageError: The checkpoint carries none of the network.
+        UsageError: The checkpoint carries none of the network, or names classes that are not known.
     """
+    for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+        checkpoint_io.check_classes(checkpoint.get(key), (*MODEL_CLASSES, ImageDataModule), path)
     model = {key: value for key, value in checkpoint.get("hyper_parameters", {}).items() if key != "_instantiator"}
     if "net" not in model:
         raise UsageError(f"{path} does not say which network it holds: expected a file that scripts/fit.py saved")
@@ -128,3 +206,16 @@ def settings_in(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     if class_path := data.pop("_class_path", None):
         settings["data"] = {"class_path": class_path, "init_args": data}
     return settings
+
+
+def _newest_good(damaged: Path) -> Path | None:
+    """The newest checkpoint in the folder of a damaged one that is not."""
+    for path in sorted(damaged.parent.glob("*.ckpt"), key=_saved_at, reverse=True):
+        with suppress(UsageError):
+            checkpoint_io.read_checkpoint(path)
+            return path
+    return None
+
+
+def _saved_at(path: Path) -> float:
+    return path.stat().st_mtime

@@ -144,7 +144,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         overfit = self.trainer is not None and self.trainer.overfit_batches
         random = {} if overfit else {"shuffle_seed": torch.initial_seed(), "augment": self.augment}
-        loader = self._loader("train", **random, drop_last=self.drop_last)
+        loader = self._loader("train", **random, drop_last=self.drop_last, even=True)
         if not len(loader):
             raise UsageError(
                 f"the {self.size('train'):,} training images do not fill a batch of {self.batch_size:,}: "

@@ -1,0 +1,77 @@
+"""Ctrl-C and other requests to stop, kept until all can be saved."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+
+class Stopped(Exception):  # noqa: N818, for it is no error
+    """Training was asked to stop, and everything is saved.
+
+    Attributes:
+        signal: The number of the signal that asked.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.strsignal(number))
+        self.signal = number
+
+
+class Signals:
+    """Notes Ctrl-C (SIGINT), SIGTERM, and the signal after which Lightning puts a job of SLURM into the queue again.
+
+    Python would stop in the middle of a step, and Lightning save in the middle of one.
+    """
+
+    # Steps after which the processes ask each other, which takes as long as a small step.
+    EVERY = 10
+
+    def __init__(self) -> None:
+        self._noted = 0
+        self._requeue: dict[int, Callable] = {}
+
+    def listen(self) -> None:
+        """Take the signals over; Lightning gives them back when training ends, in whatever way."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python hears signals in the main thread only
+        self._noted = 0
+        requeue = signal.getsignal(signal.SIGUSR1) if os.name == "posix" else None
+        self._requeue = {signal.SIGUSR1: requeue} if callable(requeue) else {}
+        for number in (signal.SIGINT, signal.SIGTERM, *self._requeue):
+            signal.signal(number, self._note)
+
+    def may_ask(self, trainer: Trainer) -> bool:
+        """Whether it is worth calling ``asked`` after this step; the same in all processes."""
+        return self._noted > 0 if trainer.world_size == 1 else trainer.global_step % self.EVERY == 0
+
+    def asked(self, trainer: Trainer) -> int:
+        """The signal that any of the processes has noted, 0 for none; all processes have to call this together."""
+        if trainer.world_size == 1:
+            return self._noted
+        noted = torch.tensor(self._noted, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(noted, reduce_op="max"))
+
+    def obey(self, number: int) -> None:
+        """Do what a signal asks for, now that everything is saved.
+
+        Raises:
+            Stopped: It asks to stop.
+        """
+        if number not in self._requeue:
+            raise Stopped(number)
+        self._noted = 0
+        self._requeue[number](number, None)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._noted:
+            raise KeyboardInterrupt
+        self._noted = number
+        if number not in self._requeue and rank_zero_only.rank == 0:
+            # Not print, which must not be interrupted by itself.
+            os.write(2, b"\nStopping as soon as everything is saved. Ctrl-C now stops at once.\n")

@@ -1,0 +1,40 @@
+"""Files that are there whole, or as they were before."""
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file in such a way that, whatever stops the process or the machine, it is the old one or the new one.
+
+    It is written beside its place, because only within a file system is renaming a single step; flushed to the disk,
+    read again, and renamed.
+
+    Args:
+        path: The file, in a folder that exists. What it held is replaced.
+        content: All of it.
+
+    Raises:
+        OSError: It cannot be written. The old file, if there was one, is still there.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if part.read_bytes() != content:
+            raise OSError(errno.EIO, "what was written reads differently", str(part))
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,307 @@
+import os
+import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from cnn_lightning.cli import fit, runs
+from cnn_lightning.errors import UsageError
+from tests.conftest import scalars
+from tests.faults import Death, DieAt, add_callback, assert_same_result
+
+# 6 steps an epoch, with augmentation and dropout.
+SETTINGS = (
+    *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+    *("--dashboard=false", "--data=MNIST", "--data.shift=2", "--data.val_size=40", "--data.batch_size=64"),
+    *("--model.net=WideCNN", "--model.net.width=4", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=2"),
+)
+
+
+WHOLE: dict[tuple[str, ...], Path] = {}  # runs that nothing interrupted, by their settings
+
+
+@pytest.fixture
+def run(tiny_root):
+    """Train in a folder, where the same command goes on with the run that is there; returns the folder of the run."""
+
+    def call(root: str, *args: str) -> Path:
+        fit([*SETTINGS, f"--data.root={tiny_root}", f"--trainer.default_root_dir={root}", "--ckpt_path=last", *args])
+        return folder(root)
+
+    return call
+
+
+@pytest.fixture
+def whole(run, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+
+    def call(*args: str) -> Path:
+        if args not in WHOLE:
+            WHOLE[args] = run(str(tmp_path_factory.mktemp("whole")), *args)
+        return WHOLE[args]
+
+    return call
+
+
+@pytest.fixture
+def interrupt(run, monkeypatch):
+    """Train until a callback stops it; returns how it ended."""
+
+    def call(callback: Callback, root: str, *args: str) -> BaseException | None:
+        with monkeypatch.context() as patch:
+            add_callback(patch, callback)
+            try:
+                run(root, *args)
+            except (Death, SystemExit) as end:
+                return end
+
+    return call
+
+
+def folder(root: str) -> Path:
+    (path,) = sorted(Path(root).glob("*/version_*"))[-1:]
+    return path
+
+
+class Kill(Callback):
+    """Sends this process a signal before an optimizer step, or in the validation after it."""
+
+    def __init__(self, number: int, step: int, validating: bool = False) -> None:
+        self.number, self.step, self.validating, self.sent = number, step, validating, 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if not self.validating and trainer.global_step == self.step and not self.sent:
+            self.send()
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if self.validating and trainer.global_step >= self.step and not self.sent:
+            self.send()
+
+    def send(self):
+        self.sent += 1
+        os.kill(os.getpid(), self.number)
+
+
+VARIANTS = [
+    ("--save_every_n_steps=1",),
+    ("--save_every_n_steps=2", "--trainer.val_check_interval=0.5"),
+    ("--save_every_n_steps=1", "--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null"),
+    ("--save_every_n_steps=1", "--trainer.accumulate_grad_batches=2", "--model.lr_schedule=Cosine"),
+    ("--save_every_n_steps=3", "--trainer.max_steps=11", "--trainer.limit_train_batches=5"),
+    ("--save_every_n_steps=1", "--trainer.check_val_every_n_epoch=2", "--trainer.log_every_n_steps=0"),
+    ("--save_every_n_steps=1", "--data.drop_last=true", "--model.lr_schedule=null", "--trainer.gradient_clip_val=1"),
+    ("--save_every_n_steps=2", "--trainer.precision=bf16-mixed", "--data.flip=true"),
+]
+MOMENTS = [(step, validating) for step in range(12) for validating in (False, True)]
+
+
+class TestDeath:
+    """The process is gone at once, and the same command is typed again."""
+
+    @pytest.mark.parametrize(
+        ("variant", "moments"),
+        [
+            ((), [(8, False)]),
+            (("--save_every_n_steps=2", "--trainer.val_check_interval=0.5", "--model.optimizer=ConvMuon"), [(8, True)]),
+            *(pytest.param(variant, MOMENTS, marks=pytest.mark.campaign) for variant in VARIANTS),
+        ],
+    )
+    def test_ends_as_if_it_had_not_been(self, run, whole, interrupt, variant, moments):
+        for step, validating in moments:
+            interrupt(DieAt(step, validating), f"{step}{validating}", *variant)
+            assert_same_result(run(f"{step}{validating}", *variant), whole(*variant))
+
+    def test_again_and_again(self, run, whole, interrupt):
+        settings = ("--save_every_n_steps=1", "--dashboard=true")
+        for step in (1, 6, 10):
+            assert isinstance(interrupt(DieAt(step), "killed", *settings), Death)
+        killed = run("killed", *settings)
+        assert_same_result(killed, whole(*settings))
+        assert [path.name for path in killed.glob("config*")] == ["config.yaml"]
+
+    def test_while_a_checkpoint_is_saved(self, run, whole, monkeypatch):
+        replace = Path.replace
+        for name, renamed in (("best", False), ("last", False), ("best", True), ("last", True)):
+            root = f"{name}{renamed}"
+
+            def die(path, target, name=name, renamed=renamed, root=root):
+                second = path.name == f"{name}.ckpt.part" and (folder(root) / "checkpoints/last.ckpt").exists()
+                if renamed or not second:
+                    replace(path, target)
+                if second:
+                    raise Death
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "replace", die)
+                with pytest.raises(Death):
+                    run(root)
+            assert_same_result(run(root), whole())
+
+    def test_of_a_run_that_stopped_early(self, run, whole, interrupt):
+        class DieAtTheEnd(Callback):
+            def on_train_end(self, trainer, pl_module):
+                raise Death
+
+        early = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss", "--trainer.max_epochs=9")
+        early += ("--trainer.callbacks.patience=1", "--model.optimizer=SGD", "--model.optimizer.lr=0.0")
+        early += ("--model.lr_schedule=null",)
+        assert isinstance(interrupt(DieAtTheEnd(), "killed", *early), Death)
+        assert_same_result(run("killed", *early), whole(*early))
+
+
+class TestSignal:
+    @pytest.mark.parametrize(
+        ("number", "step", "validating"),
+        [(signal.SIGINT, 3, False), (signal.SIGTERM, 5, False), (signal.SIGINT, 6, True), (signal.SIGTERM, 9, False)],
+    )
+    def test_stops_after_the_step_with_all_saved(self, run, whole, interrupt, capfd, number, step, validating):
+        assert interrupt(Kill(number, step, validating), "stopped").code == {signal.SIGINT: 130}.get(number, 143)
+        printed = capfd.readouterr()
+        assert "Stopping as soon as everything is saved." in printed.err
+        assert f"--ckpt_path {folder('stopped')}/checkpoints/last.ckpt" in printed.out
+        saved = torch.load(folder("stopped") / "checkpoints/last.ckpt", weights_only=True)
+        assert saved["global_step"] == (6 if validating else step + 1)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert_same_result(run("stopped"), whole())
+
+    def test_in_the_middle_of_an_epoch_with_validations(self, run, whole, interrupt):
+        settings = "--trainer.val_check_interval=2"
+        interrupt(Kill(signal.SIGTERM, 2, validating=True), "stopped", settings)
+        assert torch.load(folder("stopped") / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+        assert_same_result(run("stopped", settings), whole(settings))
+
+    def test_twice_stops_at_once(self, interrupt, capfd):
+        class Impatient(Kill):
+            def send(self):
+                super().send()
+                super().send()
+
+        assert interrupt(Impatient(signal.SIGINT, 3), "stopped").code == 130
+        assert "Stopped before anything was saved." in capfd.readouterr().out
+
+    def test_of_slurm_saves_and_asks_for_the_queue(self, run, whole, monkeypatch, tmp_path):
+        """Lightning's own way, at a moment when everything is of one step."""
+        scontrol = tmp_path / "bin/scontrol"
+        scontrol.parent.mkdir()
+        scontrol.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked")
+        scontrol.chmod(0o755)
+        job = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}
+        job |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+        with monkeypatch.context() as patch:
+            for name, value in job.items():
+                patch.setenv(name, value)
+            add_callback(patch, Kill(signal.SIGUSR1, 3))
+            requeued = run("job", "--trainer.devices=1", "--trainer.num_nodes=1")
+        assert (tmp_path / "asked").read_text() == "requeue 77\n"
+        assert torch.load(requeued / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"] == 4
+        assert_same_result(requeued, whole())
+
+
+class TestDiverged:
+    def test_says_where_and_keeps_the_best(self, interrupt, capsys):
+        class Poison(Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+                if trainer.global_step == 8:
+                    pl_module.net.head[-1].bias.data[0] = float("nan")
+
+        assert interrupt(Poison(), "bad", "--model.lr_schedule=null").code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(
+            "error: training has diverged: train/loss is nan at step 10, where the learning rate is 0.005: try a tenth"
+        )
+        assert line.endswith(f"; the best until then is {folder('bad')}/checkpoints/best.ckpt")
+        for name in ("best", "last"):
+            state = torch.load(folder("bad") / f"checkpoints/{name}.ckpt", weights_only=True)
+            assert state["global_step"] == 6
+            assert all(weight.isfinite().all() for weight in state["state_dict"].values())
+
+    def test_never_saves_weights_that_are_not_finite(self, interrupt, capsys):
+        class Poison(Callback):
+            def on_train_batch_end(self, trainer, pl_module, *args):
+                if trainer.global_step == 3:
+                    pl_module.net.head[-1].bias.data[0] = float("inf")
+
+        assert interrupt(Poison(), "bad", "--save_every_n_steps=1").code == 2
+        assert "a weight is not a finite number at step 3" in capsys.readouterr().err
+        assert torch.load(folder("bad") / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+class TestRuns:
+    def test_started_at_once_never_share_a_folder(self):
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(runs.make_run, [Path("net")] * 100))
+        assert len(set(made)) == 100
+
+    def test_in_use_are_refused(self, run, capsys):
+        last = run("first") / "checkpoints/last.ckpt"
+        before = last.read_bytes()
+        with runs.taken(folder("first")), pytest.raises(SystemExit):
+            run("first", "--trainer.max_epochs=2")
+        assert re.search(r"another process trains in \S+first/WideCNN-MNIST/version_0: wait", capsys.readouterr().err)
+        assert last.read_bytes() == before
+
+    def test_killed_before_they_saved_are_not_passed_over(self, run, interrupt, capsys):
+        run("logs")
+        interrupt(DieAt(0), "logs", "--ckpt_path=null")
+        assert run("logs").name == "version_2"
+        assert "Going on" not in capsys.readouterr().out
+
+    def test_last_starts_a_new_run_where_there_is_none(self, run, capsys):
+        assert run("new").name == "version_0"
+        assert "starting a new run" in capsys.readouterr().out
+
+    def test_mistakes_leave_no_empty_run(self, run):
+        for mistake in (
+            "--trainer.precision=transformer-engine",
+            "--model.optimizer=SparseAdam",
+            "--data.val_size=9999",
+        ):
+            with pytest.raises(SystemExit):
+                run("logs", mistake)
+        assert [path.parent.name for path in Path("logs").rglob("config.yaml")] in ([], ["version_0"])
+
+    def test_other_settings_than_it_began_with(self, run, capsys):
+        last = run("logs") / "checkpoints/last.ckpt"
+        files = {path: path.read_bytes() for path in last.parents[1].rglob("*") if path.is_file()}
+        for settings, message in (
+            (
+                ("--seed_everything=4",),
+                "was trained with --seed_everything 0, here it is 4: leave --seed_everything out",
+            ),
+            (("--trainer.max_epochs=1",), "is of epoch 2, and max_epochs is 1: change --trainer.max_epochs"),
+        ):
+            with pytest.raises(SystemExit):
+                run("logs", *settings)
+            assert message in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in last.parents[1].rglob("*") if path.is_file()} == files
+
+    def test_a_damaged_checkpoint_is_named_and_a_good_one_offered(self, run, capsys):
+        last = run("logs") / "checkpoints/last.ckpt"
+        content = bytearray(last.read_bytes())
+        content[len(content) // 2] ^= 4
+        last.write_bytes(content)
+        with pytest.raises(SystemExit):
+            run("logs")
+        best = last.with_name("best.ckpt")
+        assert f"{last} is not a checkpoint, or a damaged one" in (error := capsys.readouterr().err)
+        assert f"take {best}, which is good" in error
+        best.write_bytes(b"")
+        with pytest.raises(UsageError, match="name another"):
+            runs.read_checkpoint(last)
+
+    def test_a_damaged_best_checkpoint_is_noticed_when_a_run_goes_on(self, run, capsys):
+        path = run("logs") / "checkpoints/best.ckpt"
+        os.truncate(path, 5000)
+        with pytest.raises(SystemExit):
+            run("logs", "--trainer.max_epochs=2")
+        assert f"{path} is not a checkpoint, or a damaged one (5,000 bytes)" in capsys.readouterr().err
+
+
+def test_curves_are_on_disk_before_a_checkpoint_is(interrupt):
+    """A process that is killed takes with it what TensorBoard has not written yet."""
+    interrupt(DieAt(8), "killed")
+    assert [step for step, _ in scalars(folder("killed"))["train/loss"]][:3] == [2, 4, 6]

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import socket
 import struct
@@ -102,14 +103,45 @@ def train(tiny_root, capsys):
     return call
 
 
-@pytest.fixture
-def in_new_process(tmp_path):
-    """Run Python code in a fresh interpreter and return what it printed."""
+# Imports, which take long, and then runs each line of its input, code in JSON, in a process of its own.
+NEW_PROCESSES = """
+import json, os, sys
+import cnn_lightning.cli
+for line in sys.stdin:
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    else:
+        task = json.loads(line)
+        os.chdir(task["folder"])
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv = task["argv"]
+        exec(task["code"], {"__name__": "__main__"})
+        sys.exit(0)
+"""
 
-    def call(code: str) -> str:
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+
+@pytest.fixture(scope="session")
+def new_processes():
+    process = subprocess.Popen(
+        [sys.executable, "-c", NEW_PROCESSES], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield process
+    process.communicate()
+
+
+@pytest.fixture
+def in_new_process(tmp_path, new_processes):
+    """Run Python code in a fresh interpreter; returns its exit code, and what it printed to stdout and stderr."""
+
+    def call(code: str, *argv: str) -> tuple[int, str, str]:
+        print(
+            json.dumps({"code": code, "argv": argv or ["python"], "folder": str(tmp_path)}),
+            file=new_processes.stdin,
+            flush=True,
+        )
+        ended = int(new_processes.stdout.readline())
+        return ended, (tmp_path / "stdout").read_text(), (tmp_path / "stderr").read_text()
 
     return call
 

@@ -240,11 +240,12 @@ class TestCheckpointOfAClassifierBuiltInPython:
         fit.fit(model, MNIST(tiny_root))
         fit.save_checkpoint(tmp_path / "model.ckpt")
         torch.save(images, "images.pt")
-        in_new_process(
+        ended, _, errors = in_new_process(
             "import torch; from cnn_lightning import ImageClassifier\n"
             "model = ImageClassifier.load_from_checkpoint('model.ckpt', weights_only=True).eval()\n"
             "torch.save(model(torch.load('images.pt')), 'scores.pt')"
         )
+        assert ended == 0, errors
         assert torch.equal(torch.load("scores.pt"), model.eval()(images))
 
     def test_and_so_does_one_that_was_loaded_and_saved_again(self, tiny_root, tmp_path, images):

@@ -58,10 +58,11 @@ class TestSplit:
         torch.manual_seed(2)
         validate.setup("validate")
         assert torch.equal(fit._parts["val"][0], validate._parts["val"][0])
-        printed = in_new_process(
+        ended, printed, _ = in_new_process(
             "from cnn_lightning import Digits; module = Digits(); module.setup('fit')\n"
             "print(module._parts['val'][0].sum((1, 2, 3)).tolist())"
         )
+        assert ended == 0
         assert json.loads(printed) == fit._parts["val"][0].sum((1, 2, 3)).tolist()
 
     def test_follows_its_own_seed(self, tiny_root):

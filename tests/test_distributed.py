@@ -59,7 +59,7 @@ def test_two_processes_stop_and_go_on_together(tmp_path, number, code):
         if line.startswith("epoch 2:"):
             process.send_signal(number)
             break
-    output, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     for args in (("--ckpt_path=last",), ("--trainer.default_root_dir=whole",)):

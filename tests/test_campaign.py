@@ -1,0 +1,133 @@
+"""Many faults, in processes of their own, on real data: pytest -m campaign. Their figures are in the README."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cnn_lightning.checkpoint_io import DamagedError, read_checkpoint
+from cnn_lightning.data import MNIST, FashionMNIST
+from cnn_lightning.errors import UsageError
+from tests.conftest import REPOSITORY
+from tests.faults import assert_equal, assert_same_result, flipped_bits, truncations
+
+pytestmark = [pytest.mark.campaign, pytest.mark.real_data]
+
+# 60 steps an epoch with augmentation and dropout, validation twice an epoch, a checkpoint after every third step.
+SETTINGS = (
+    *("--data=MNIST", "--data.shift=2", "--model.net=WideCNN", "--model.net.width=4", "--trainer.max_epochs=3"),
+    *("--trainer.limit_train_batches=60", "--trainer.limit_val_batches=20", "--trainer.limit_test_batches=20"),
+    *("--trainer.val_check_interval=0.5", "--save_every_n_steps=3", "--trainer.enable_progress_bar=false"),
+    *("--ckpt_path=last", "--dashboard=false"),
+)
+
+
+def start(root: Path) -> subprocess.Popen:
+    root.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.watched_fit", str(root / "phase"), *SETTINGS]
+    command.append(f"--trainer.default_root_dir={root}")
+    # One thread each, because two of them run at a time, and sums of more threads are rounded in another way.
+    return subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def phase_of(root: Path) -> str:
+    path = root / "phase"
+    return path.read_text().strip() if path.exists() else ""
+
+
+def run_of(root: Path) -> Path:
+    return max(root.glob("*/version_*"))
+
+
+def seconds_of_training(root: Path) -> float:
+    """Train to the end; how long it took, without the imports."""
+    process = start(root)
+    while phase_of(root) in ("", "starting"):
+        time.sleep(0.005)
+    began = time.monotonic()
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return time.monotonic() - began
+
+
+def kill_and_go_on(root: Path, whole: Path, number: int, after: float) -> str:
+    """Send a signal so many seconds after training began, and type the same command again; what was going on."""
+    process = start(root)
+    while phase_of(root) in ("", "starting"):
+        time.sleep(0.005)
+    time.sleep(after)
+    process.send_signal(number)
+    phase = phase_of(root)
+    _, errors = process.communicate()
+    ended = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert process.returncode in (ended, 0), errors
+    if process.returncode == 0:
+        phase = "ended before"
+    assert "Traceback" not in errors
+    again = start(root)
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    assert_same_result(run_of(root), run_of(whole))
+    return phase
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 50), (signal.SIGTERM, 10), (signal.SIGINT, 10)])
+def test_killed_at_random_moments(tmp_path, number, times, capsys):
+    whole = tmp_path / "whole"
+    seconds = seconds_of_training(whole)
+    moments = random.Random(0)
+    with ThreadPoolExecutor(2) as pool:
+        ends = [
+            pool.submit(kill_and_go_on, tmp_path / str(i), whole, number, moments.uniform(0, seconds))
+            for i in range(times)
+        ]
+    phases = Counter(end.result() for end in ends)
+    with capsys.disabled():
+        print(f"\n{signal.Signals(number).name}: {times} of {times} bit-equal; killed while {dict(phases)}")
+
+
+def test_damaged_checkpoint(tmp_path, capsys):
+    seconds_of_training(tmp_path)
+    path = run_of(tmp_path) / "checkpoints/last.ckpt"
+    content, whole, refused = path.read_bytes(), read_checkpoint(path), Counter()
+    for kind, damages in (("flipped", flipped_bits(content, 200)), ("cut", truncations(content, 50))):
+        for damaged in damages:
+            path.write_bytes(damaged)
+            try:
+                assert_equal(read_checkpoint(path), whole, "a damaged checkpoint was used")
+            except DamagedError:
+                refused[kind] += 1
+    with capsys.disabled():
+        print(f"\ncheckpoint of {len(content):,} bytes: refused {dict(refused)} of 200 and 50")
+    assert refused == {"flipped": 200, "cut": 50}
+
+
+@pytest.mark.parametrize("module", [MNIST, FashionMNIST])
+def test_damaged_data(tmp_path, module, capsys):
+    folder = tmp_path / module.__name__ / "raw"
+    folder.mkdir(parents=True)
+    data, refused = module(str(tmp_path), download=False), Counter()
+    for name in module.SHA256:
+        content = (module().folder / name).read_bytes()
+        for damaged in (*flipped_bits(content, 200), *truncations(content, 50)):
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(UsageError, match=f"{name} is damaged"):
+                data._read(name, header=8)
+            refused[name] += 1
+        (folder / name).write_bytes(content)
+    with capsys.disabled():
+        print(f"\n{module.__name__}: refused {dict(refused)} of 250 each")

@@ -1,0 +1,44 @@
+"""``scripts/fit.py`` that writes into a file what it is doing, for whoever kills it: FILE [OPTION...]."""
+
+import sys
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+from cnn_lightning import checkpoint_io
+from cnn_lightning.cli import fit
+from cnn_lightning.cli.builder import FitCLI
+
+phase = Path(sys.argv[1]).open("w")  # noqa: SIM115
+
+
+def say(what: str) -> None:
+    phase.seek(0)
+    phase.write(f"{what:<12}")
+    phase.flush()
+
+
+class Watch(Callback):
+    """Says whether it trains or validates."""
+
+    def on_train_batch_start(self, *args):
+        say("training")
+
+    def on_validation_start(self, *args):
+        say("validating")
+
+    def on_test_start(self, *args):
+        say("testing")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    say("saving")
+    write(path, content)
+    say("training")
+
+
+write, checkpoint_io.write_file = checkpoint_io.write_file, write_file
+callbacks = FitCLI._callbacks
+FitCLI._callbacks = lambda self, settings: [Watch(), *callbacks(self, settings)]
+say("starting")
+fit(sys.argv[2:])

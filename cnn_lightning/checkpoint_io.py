@@ -95,6 +95,8 @@ def check_classes(settings: Any, bases: tuple[type, ...], path: str | Path) -> N
     Raises:
         UsageError: Another name is there.
     """
+    if isinstance(settings, list | tuple):
+        settings = dict(enumerate(settings))
     if not isinstance(settings, Mapping):
         return
     for key, value in settings.items():

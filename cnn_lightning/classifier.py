@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from cnn_lightning.checkpoint_io import check_classes, read_checkpoint
@@ -85,6 +86,13 @@ class ImageClassifier(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Score every class: (B, C, H, W) float, normalised -> (B, num_classes) float."""
         return self.net(images)
+
+    def on_fit_start(self) -> None:
+        """Have the processes wait for each other in training steps only."""
+        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            # It would share the batch statistics in every batch of validation, too, of which one process may have
+            # more; they are shared before it instead.
+            self.trainer.strategy.model.broadcast_buffers = False
 
     def on_train_start(self) -> None:
         """Compile the network in place, if it is to be: its weights keep their names. Go on where a run stopped."""
@@ -213,8 +221,9 @@ class ImageClassifier(LightningModule):
         Raises:
             UsageError: It is damaged, or asks for more than tensors, plain values and known classes.
         """
-        hyper_parameters = read_checkpoint(Path(checkpoint_path)).get("hyper_parameters")
-        check_classes(hyper_parameters, MODEL_CLASSES, checkpoint_path)
+        checkpoint = read_checkpoint(Path(checkpoint_path))
+        for key in ("hyper_parameters", "hparams", "module_arguments"):  # Lightning still reads its old names
+            check_classes(checkpoint.get(key), MODEL_CLASSES, checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, **settings | {"weights_only": True})
 
     def configure_optimizers(self) -> dict[str, Any]:

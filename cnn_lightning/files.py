@@ -32,8 +32,13 @@ def write_file(path: Path, content: bytes) -> None:
         with suppress(OSError):
             part.unlink()
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
+    for folder in path.parents[:2]:  # the second, because the first may be new
+        _flush_folder(folder)
+
+
+def _flush_folder(path: Path) -> None:
+    with suppress(OSError):  # not every system can, and the file is there by now
+        folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:

@@ -1,6 +1,9 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: the processes of pytest share the cores
+
 import hashlib
 import json
-import os
 import socket
 import struct
 import subprocess

@@ -14,7 +14,7 @@ ALLOWED = {
     "optimizers": set(),
     "metrics": set(),
     "classifier": {"nets", "schedules", "metrics", "errors", "checkpoint_io"},
-    "callbacks": {"callbacks", "pictures", "nets", "checkpoint_io", "files"},
+    "callbacks": {"callbacks", "pictures", "nets", "checkpoint_io", "files", "errors"},
     "pictures": {"nets"},
     "evaluation": {"errors"},
     "plots": {"evaluation"},

@@ -1,4 +1,4 @@
-"""Many faults, in processes of their own, on real data: pytest -m campaign. Their figures are in the README."""
+"""Many faults, in processes of their own, on real data: pytest -m campaign -n 0. Their figures are in the README."""
 
 import os
 import random

@@ -156,7 +156,7 @@ class TestStrangersCheckpoint:
 
     def test_with_the_name_of_code(self, checkpoint, tiny_root, capsys, monkeypatch):
         monkeypatch.syspath_prepend(Path.cwd())
-        everywhere = ["_instantiator", "_class_path", "net", "optimizer", "lr_schedule", "nested", "alone"]
+        everywhere = ["_instantiator", "_class_path", "net", "optimizer", "lr_schedule", "nested", "listed", "alone"]
         names = [(key, "os.system") for key in everywhere]
         names += [("net", name) for name in ("evil_module.Evil", "builtins.exec", "subprocess.Popen", 5)]
         for key, name in names:
@@ -165,6 +165,8 @@ class TestStrangersCheckpoint:
             named = {"class_path": name, "init_args": {"command": "touch evil_was_here"}}
             if key == "nested":
                 settings["net"]["init_args"]["in_channels"] = named
+            elif key == "listed":
+                settings["net"]["init_args"]["in_channels"] = [1, named]
             elif key == "alone":
                 settings["optimizer"] = name
             else:
@@ -172,6 +174,17 @@ class TestStrangersCheckpoint:
             for error in self.refused(state, tiny_root, capsys):
                 assert f"evil.ckpt names {name}, which is no network" in error, key
             assert "evil_module" not in sys.modules
+
+    @pytest.mark.parametrize("key", ["hparams", "module_arguments"])
+    def test_with_the_name_of_code_where_lightning_looks_for_it_in_old_files(self, checkpoint, key, monkeypatch):
+        Path("evil_module.py").write_text("import os; os.system('touch evil_was_here')\nclass Evil: pass")
+        monkeypatch.syspath_prepend(Path.cwd())
+        settings = checkpoint.pop("hyper_parameters")
+        settings["net"] = {"class_path": "evil_module.Evil", "init_args": {}}
+        torch.save(checkpoint | {key: settings, "hyper_parameters": {}}, "evil.ckpt")
+        with pytest.raises(UsageError, match=r"names evil_module.Evil"):
+            ImageClassifier.load_from_checkpoint("evil.ckpt")
+        assert not Path("evil_was_here").exists()
 
 
 def test_a_network_of_ones_own_is_loaded_where_it_is_imported(train, tiny_root, monkeypatch, capsys):

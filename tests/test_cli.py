@@ -448,7 +448,10 @@ class TestErrors:
                 "--data MNIST",
                 "MNIST is not on disk and was not downloaded (ossci-datasets.s3.amazonaws.com: no network in tests; ",
             ),
-            ("--data MNIST --data.root file", "cannot write to file/MNIST/raw (Not a directory): change --data.root"),
+            (
+                "--data MNIST --data.root file",
+                "cannot read or write file/MNIST/raw (Not a directory): change --data.root",
+            ),
             ("--config missing.yaml", "--config missing.yaml: No such file or directory"),
             ("--config .", "--config .: Is a directory"),
             ("--config broken.yaml", "--config broken.yaml is not YAML, line 2: "),

@@ -296,7 +296,7 @@ class TestFiles:
 
     def test_folder_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").touch()
-        with pytest.raises(UsageError, match=r"cannot write to .*file.*--data.root"):
+        with pytest.raises(UsageError, match=r"cannot read or write .*file.*--data.root"):
             MNIST(tmp_path / "file" / "data").prepare_data()
 
     @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])

@@ -56,7 +56,7 @@ class TestServer:
         folder = tmp_path / "data/MNIST/raw"
         assert is_complete(folder)
         assert sorted(path.name for path in folder.iterdir()) == sorted(
-            [*MNIST.SHA256, *(f"{name}.gz" for name in MNIST.SHA256)]
+            [".lock", *MNIST.SHA256, *(f"{name}.gz" for name in MNIST.SHA256)]
         )
 
     @pytest.mark.parametrize(
@@ -126,7 +126,11 @@ class TestFilesByHand:
         assert is_complete(raw)
         assert (raw / f"{NAME}.damaged").read_bytes() == content[damaged]
         (line,) = capsys.readouterr().err.splitlines()
-        assert line == f"warning: {raw / NAME} was damaged: kept as {NAME}.damaged, restored from {raw / NAME}.gz"
+        assert line == f"warning: {raw / NAME} was damaged: it is now {NAME}.damaged, and a good one takes its place"
+        (raw / NAME).write_bytes(b"again")
+        MNIST(raw.parents[1], download=False).prepare_data()
+        assert (raw / f"{NAME}.damaged_2").read_bytes() == b"again"
+        assert (raw / f"{NAME}.damaged").read_bytes() == content[damaged]
 
     def test_an_archive_that_is_damaged_as_well_is_downloaded(self, archives, raw, monkeypatch):
         for name in (NAME, f"{NAME}.gz"):

@@ -174,6 +174,18 @@ class TestSignal:
         assert torch.load(folder("stopped") / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
         assert_same_result(run("stopped", settings), whole(settings))
 
+    def test_waits_until_gradients_that_add_up_have_made_a_step(self, run, whole, interrupt):
+        settings = ("--trainer.accumulate_grad_batches=4", "--trainer.val_check_interval=2")
+        interrupt(Kill(signal.SIGTERM, 0, validating=True), "stopped", *settings)
+        assert_same_result(run("stopped", *settings), whole(*settings))
+
+    def test_after_the_last_epoch_is_not_forgotten(self, interrupt):
+        class KillAtTheEnd(Callback):
+            def on_train_end(self, trainer, pl_module):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        assert interrupt(KillAtTheEnd(), "stopped").code == 143
+
     def test_twice_stops_at_once(self, interrupt, capfd):
         class Impatient(Kill):
             def send(self):
@@ -266,6 +278,8 @@ class TestRuns:
 
     def test_other_settings_than_it_began_with(self, run, capsys):
         last = run("logs") / "checkpoints/last.ckpt"
+        state = torch.load(last, weights_only=True)
+        torch.save(state | {"global_step": 6}, last.with_name("first.ckpt"))
         files = {path: path.read_bytes() for path in last.parents[1].rglob("*") if path.is_file()}
         for settings, message in (
             (
@@ -273,14 +287,16 @@ class TestRuns:
                 "was trained with --seed_everything 0, here it is 4: leave --seed_everything out",
             ),
             (("--trainer.max_epochs=1",), "is of epoch 2, and max_epochs is 1: change --trainer.max_epochs"),
+            ((f"--ckpt_path={last.with_name('first.ckpt')}",), "has come further, to step 12, and would be replaced"),
         ):
             with pytest.raises(SystemExit):
                 run("logs", *settings)
             assert message in capsys.readouterr().err
         assert {path: path.read_bytes() for path in last.parents[1].rglob("*") if path.is_file()} == files
 
-    def test_a_damaged_checkpoint_is_named_and_a_good_one_offered(self, run, capsys):
-        last = run("logs") / "checkpoints/last.ckpt"
+    def test_a_damaged_checkpoint_is_named_and_a_good_one_offered(self, run, interrupt, capsys):
+        interrupt(DieAt(8), "logs")
+        last = folder("logs") / "checkpoints/last.ckpt"
         content = bytearray(last.read_bytes())
         content[len(content) // 2] ^= 4
         last.write_bytes(content)
@@ -289,16 +305,50 @@ class TestRuns:
         best = last.with_name("best.ckpt")
         assert f"{last} is not a checkpoint, or a damaged one" in (error := capsys.readouterr().err)
         assert f"take {best}, which is good" in error
-        best.write_bytes(b"")
+        run("logs", f"--ckpt_path={best}")
+        assert runs.read_checkpoint(last)["global_step"] == 12
+        for path in (best, last):
+            path.write_bytes(b"")
         with pytest.raises(UsageError, match="name another"):
             runs.read_checkpoint(last)
+
+    def test_go_on_with_the_seed_they_began_with(self, run, interrupt, capsys):
+        interrupt(DieAt(8), "logs", "--seed_everything=7")
+        run("logs")
+        assert "seed 7" in capsys.readouterr().out.split("Going on")[1]
+
+    def test_say_what_is_not_as_it_was(self, run, interrupt, capsys):
+        interrupt(DieAt(8), "logs")
+        for clip in (1.5, 2.5, 1.5):
+            run("logs", f"--trainer.gradient_clip_val={clip}")
+        said = [
+            line for line in capsys.readouterr().out.splitlines() if line.startswith("Going on with other settings")
+        ]
+        assert said[0].endswith(": --trainer.gradient_clip_val None -> 1.5")
+        assert [path.name for path in sorted(folder("logs").glob("*.yaml"))][:3] == [
+            "config.yaml", "config_2.yaml", "config_3.yaml",
+        ]  # fmt: skip
+
+    @pytest.mark.filterwarnings("ignore:Experiment logs directory")
+    def test_of_a_logger_whose_folder_is_always_the_same(self, run, capsys):
+        logger = ("--ckpt_path=null", "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=csv")
+        logger += ("--trainer.logger.version=0", "--trainer.max_epochs=1")
+        with pytest.raises(ValueError, match="not enough"):  # the folder is not ours
+            run("logs", *logger)
+        saved = {path: path.read_bytes() for path in Path("csv").rglob("*.ckpt")}
+        with pytest.raises(SystemExit):
+            run("logs", *logger)
+        assert "best.ckpt is of another run: give --trainer.logger another folder" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in Path("csv").rglob("*.ckpt")} == saved
 
     def test_a_damaged_best_checkpoint_is_noticed_when_a_run_goes_on(self, run, capsys):
         path = run("logs") / "checkpoints/best.ckpt"
         os.truncate(path, 5000)
         with pytest.raises(SystemExit):
             run("logs", "--trainer.max_epochs=2")
-        assert f"{path} is not a checkpoint, or a damaged one (5,000 bytes)" in capsys.readouterr().err
+        assert f"{path} is damaged: move it away to go on without it" in capsys.readouterr().err
+        path.unlink()
+        run("logs", "--trainer.max_epochs=2")
 
 
 def test_curves_are_on_disk_before_a_checkpoint_is(interrupt):

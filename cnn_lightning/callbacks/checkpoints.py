@@ -11,7 +11,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from cnn_lightning.callbacks.hooks import IdleInSteps
 from cnn_lightning.callbacks.signals import Signals
-from cnn_lightning.checkpoint_io import read_checkpoint
+from cnn_lightning.checkpoint_io import DamagedError, read_checkpoint
+from cnn_lightning.errors import UsageError
 
 
 class _RunCheckpoint(IdleInSteps, ModelCheckpoint):
@@ -26,23 +27,27 @@ class _RunCheckpoint(IdleInSteps, ModelCheckpoint):
     # It need not ask in every step whether to save.
     on_train_batch_end = Callback.on_train_batch_end
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the file of the run that goes on, wherever its folder is now, and with what the file says.
+    @property
+    def path(self) -> Path:
+        """The file, which may not be there yet."""
+        return Path(self.dirpath) / f"{self.filename}.ckpt"
 
-        A run in a new folder has no file yet. Lightning would go by the path that was saved: it would forget the
-        best of a run whose folder was moved, and let a worse one take its place. Nor is the score that was saved in
-        another file that of this one, if the process was killed between the two.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to take the place of another run, as with a logger whose folder is always the same.
 
         Raises:
-            UsageError: The file is damaged.
+            UsageError: The folder has a checkpoint already.
         """
-        path = Path(self.dirpath) / f"{self.filename}.ckpt"
-        if path.is_file():
-            state_dict = read_checkpoint(path)["callbacks"][self.state_key]
-            score = state_dict["best_model_score"]
-            scores = {} if score is None else {str(path): score}
-            here = {"dirpath": self.dirpath, "best_model_path": str(path), "kth_best_model_path": str(path)}
-            super().load_state_dict({**state_dict, **here, "best_k_models": scores})
+        if trainer.ckpt_path is None and trainer.is_global_zero and self.path.exists():
+            raise UsageError(f"{self.path} is of another run: give --trainer.logger another folder, name or version")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the file of the run that goes on, wherever its folder is now.
+
+        Lightning would go by the path that was saved.
+        """
+        if self.path.is_file():
+            self.best_model_path = str(self.path)
 
 
 class BestCheckpoint(_RunCheckpoint):
@@ -50,6 +55,27 @@ class BestCheckpoint(_RunCheckpoint):
 
     def __init__(self) -> None:
         super().__init__("best", monitor="val/loss", mode="min")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best file of the run, and with what that says of itself; a run in a new folder has none.
+
+        Lightning would forget the best of a run whose folder was moved, and let a worse one take its place. Nor need
+        the score in another file be that of this one: the process may have been killed between the two.
+
+        Raises:
+            UsageError: The file is damaged.
+        """
+        super().load_state_dict(state_dict)
+        if not self.best_model_path:
+            return
+        try:
+            score = read_checkpoint(self.path)["callbacks"][self.state_key]["best_model_score"]
+        except (DamagedError, KeyError) as error:
+            raise UsageError(f"{self.path} is damaged: move it away to go on without it") from error
+        if score is not None:
+            self.best_model_score = self.kth_value = score
+            self.kth_best_model_path = self.best_model_path
+            self.best_k_models = {self.best_model_path: score}
 
     # Lightning saves in one hook or the other, depending on how often it validates.
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,12 +141,17 @@ class LastCheckpoint(_RunCheckpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a validation in the middle of an epoch, if it is time to."""
-        if not trainer.sanity_checking and not trainer.is_last_batch:
+        accumulating = trainer.fit_loop.epoch_loop._should_accumulate()
+        if not trainer.sanity_checking and not trainer.is_last_batch and not accumulating:
             self._save_if(self._is_due(trainer), trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after an epoch."""
         super().on_train_epoch_end(trainer, pl_module)
+        self._save_if(False, trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Obey a signal that came after the last epoch."""
         self._save_if(False, trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

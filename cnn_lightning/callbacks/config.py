@@ -1,9 +1,11 @@
 """The configuration of a run, as a file that can be given back."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
@@ -31,12 +33,25 @@ class SaveConfig(IdleInEpochs, SaveConfigCallback):
         folder = Path(trainer.log_dir)  # which the first process tells the others
         if not trainer.is_global_zero:
             return
-        earlier = sorted(folder.glob("config*.yaml"))
-        same = [path for path in earlier if path.read_bytes() == content]
-        self.path = same[0] if same else folder / (f"config_{len(earlier) + 1}.yaml" if earlier else "config.yaml")
-        if not same:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_file(self.path, content)
+        folder.mkdir(parents=True, exist_ok=True)
+        names = itertools.chain(["config.yaml"], (f"config_{number}.yaml" for number in itertools.count(2)))
+        before = b""
+        for self.path in (folder / name for name in names):
+            if not self.path.exists():
+                break
+            before = self.path.read_bytes()
+            if before == content:
+                return
+        write_file(self.path, content)
+        if before:
+            _say_what_changed(yaml.safe_load(before), yaml.safe_load(content))
+
+
+def _say_what_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    old, new = flat_settings("", before), flat_settings("", now)
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    said = ", ".join(f"--{name} {old.get(name)} -> {new.get(name)}" for name in changed)
+    print(f"Going on with other settings than before: {said}")
 
 
 def flat_settings(option: str, settings: Any) -> dict[str, Any]:

@@ -33,14 +33,14 @@ class Signals:
     EVERY = 10
 
     def __init__(self) -> None:
-        self._noted = 0
+        self._noted: set[int] = set()
         self._requeue: dict[int, Callable] = {}
 
     def listen(self) -> None:
         """Take the signals over; Lightning gives them back when training ends, in whatever way."""
         if threading.current_thread() is not threading.main_thread():
             return  # Python hears signals in the main thread only
-        self._noted = 0
+        self._noted = set()
         requeue = signal.getsignal(signal.SIGUSR1) if os.name == "posix" else None
         self._requeue = {signal.SIGUSR1: requeue} if callable(requeue) else {}
         for number in (signal.SIGINT, signal.SIGTERM, *self._requeue):
@@ -48,14 +48,14 @@ class Signals:
 
     def may_ask(self, trainer: Trainer) -> bool:
         """Whether it is worth calling ``asked`` after this step; the same in all processes."""
-        return self._noted > 0 if trainer.world_size == 1 else trainer.global_step % self.EVERY == 0
+        return bool(self._noted) if trainer.world_size == 1 else trainer.global_step % self.EVERY == 0
 
     def asked(self, trainer: Trainer) -> int:
-        """The signal that any of the processes has noted, 0 for none; all processes have to call this together."""
+        """A signal that any of the processes has noted, 0 for none; all processes have to call this together."""
+        own = max(self._noted & self._requeue.keys() or self._noted, default=0)
         if trainer.world_size == 1:
-            return self._noted
-        noted = torch.tensor(self._noted, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(noted, reduce_op="max"))
+            return own
+        return int(trainer.strategy.reduce(torch.tensor(own, device=trainer.strategy.root_device), reduce_op="max"))
 
     def obey(self, number: int) -> None:
         """Do what a signal asks for, now that everything is saved.
@@ -65,13 +65,13 @@ class Signals:
         """
         if number not in self._requeue:
             raise Stopped(number)
-        self._noted = 0
+        self._noted.discard(number)
         self._requeue[number](number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._noted:
+        if number == signal.SIGINT and self._noted - self._requeue.keys():
             raise KeyboardInterrupt
-        self._noted = number
+        self._noted.add(number)
         if number not in self._requeue and rank_zero_only.rank == 0:
             # Not print, which must not be interrupted by itself.
             os.write(2, b"\nStopping as soon as everything is saved. Ctrl-C now stops at once.\n")

@@ -61,6 +61,7 @@ class ClassifierCLI(LightningCLI):
     Attributes:
         ckpt_path: The checkpoint to start from, None for none.
         checkpoint: Its content, empty for none.
+        saved_at: When that was saved, in nanoseconds.
 
     Raises:
         UsageError: A setting is not possible.
@@ -125,6 +126,7 @@ class ClassifierCLI(LightningCLI):
         }
         self.ckpt_path = self.find_checkpoint(first)
         if self.ckpt_path is not None:
+            self.saved_at = self.ckpt_path.stat().st_mtime_ns if self.ckpt_path.exists() else 0
             self.checkpoint = runs.read_checkpoint(self.ckpt_path)
             defaults |= runs.settings_in(self.checkpoint, self.ckpt_path)
         parser.set_defaults(defaults)

@@ -38,7 +38,7 @@ def command(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
                 raise
             exit_with(
-                f"cannot write {error.filename or 'to the disk'} ({error.strerror}): make room, or write elsewhere"
+                f"cannot read or write {error.filename or 'a file'} ({error.strerror}): make room, or choose another"
             )
         except KeyboardInterrupt:
             say("\nInterrupted.", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -48,6 +49,8 @@ def fit(args: Sequence[str] | None = None) -> None:
 
 def _train(cli: FitCLI) -> None:
     model, data, trainer = cli.model, cli.datamodule, cli.trainer
+    if cli.ckpt_path and cli.ckpt_path.stat().st_mtime_ns != cli.saved_at:
+        raise UsageError(f"{cli.ckpt_path} was saved anew while this command started: type it again")
     # The dataset is made ready before Lightning asks for it, so that a mistake leaves no empty run behind.
     data.prepare_data()
     data.setup("fit")
@@ -67,6 +70,7 @@ def _train(cli: FitCLI) -> None:
             trainer.fit(model, datamodule=data, ckpt_path=cli.ckpt_path, weights_only=True)
     except Stopped as stop:
         _say_how_to_go_on(cli)
+        _leave_it_to_the_first()
         sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         _say_how_to_go_on(cli)
@@ -77,8 +81,19 @@ def _train(cli: FitCLI) -> None:
             raise
         raise UsageError(error) from error
     except DivergedError as error:
+        _leave_it_to_the_first()
         best = _saved(cli.best)
         raise UsageError(f"{error}; " + (f"the best until then is {best}" if best else "nothing was saved")) from error
+    except UsageError:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)  # the processes that wait for this one
+        raise
+
+
+def _leave_it_to_the_first() -> None:
+    """End all processes but the first, as if nothing were wrong: Lightning kills the first when another fails."""
+    if rank_zero_only.rank > 0:
+        sys.exit(0)
 
 
 @rank_zero_only

@@ -16,6 +16,8 @@ from cnn_lightning.classifier import MODEL_CLASSES
 from cnn_lightning.data import ImageDataModule
 from cnn_lightning.errors import UsageError
 
+# The file that says that a process trains in a run.
+LOCK = ".lock"
 # What Lightning needs to test a checkpoint, beside the weights.
 SAVED_BY_LIGHTNING = {"loops", "global_step", "pytorch-lightning_version"}
 # What may change when a run goes on.
@@ -37,10 +39,10 @@ def make_run(folder: Path) -> Path:
         UsageError: It cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         while True:
+            folder.mkdir(parents=True, exist_ok=True)
             run = folder / next_number(folder, "version")
-            with suppress(FileExistsError):  # another process was faster
+            with suppress(FileExistsError, FileNotFoundError):  # another process was faster
                 run.mkdir()
                 return run
     except OSError as error:
@@ -54,7 +56,7 @@ def taken(run: Path) -> Iterator[None]:
     Raises:
         UsageError: Another process has it.
     """
-    lock = FileLock(run / ".lock")
+    lock = FileLock(run / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -66,10 +68,10 @@ def taken(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            (run / ".lock").unlink()
         lock.release()
-        remove_if_empty(run, *run.parents[:2])
+        if [path.name for path in run.iterdir()] == [LOCK]:
+            (run / LOCK).unlink()
+            remove_if_empty(run, *run.parents[:2])
 
 
 def remove_if_empty(*folders: Path) -> None:
@@ -98,7 +100,7 @@ def last_checkpoint(folders: Iterable[Path]) -> Path | None:
 
     A run is as new as what was last written in it: one that was killed at its start is not passed over for an older.
     """
-    runs = [run for folder in folders for run in folder.glob("version_*")]
+    runs = [run for folder in folders for run in folder.glob("version_*") if run.is_dir()]
     if not runs:
         return None
     saved = {run: [*run.glob("*.yaml"), *run.glob("checkpoints/*.ckpt")] or [run] for run in runs}
@@ -169,11 +171,19 @@ def check_goes_on(
     loop = checkpoint["loops"]["fit_loop"]
     if not loop["epoch_loop.batch_progress"]["is_last_batch"] and "to_go_on" not in checkpoint:
         raise UsageError(f"{path} was saved in the middle of an epoch: to go on, name the last.ckpt of its run")
-    (loader,) = loop["state_dict"].get("combined_loader", [{}])
-    if loader.get("seed") not in (None, seed):
+    if _seed_of(checkpoint) not in (None, seed):
         raise UsageError(
-            f"{path} was trained with --seed_everything {loader['seed']}, here it is {seed}: leave --seed_everything "
-            "out to go on, or --ckpt_path to start a new run"
+            f"{path} was trained with --seed_everything {_seed_of(checkpoint)}, here it is {seed}: leave "
+            "--seed_everything out to go on, or --ckpt_path to start a new run"
+        )
+    last = path.with_name("last.ckpt")
+    step = 0
+    with suppress(UsageError):  # there is none, or a damaged one, which may be replaced
+        step = checkpoint_io.read_checkpoint(last)["global_step"]
+    if run_of(path) and step > checkpoint["global_step"]:
+        raise UsageError(
+            f"{last} has come further, to step {step:,}, and would be replaced: name that one, or copy {path.name} to "
+            "another folder to start a new run from it"
         )
     for group, key, configured in (
         ("model", "hyper_parameters", model.hparams),
@@ -201,11 +211,19 @@ def settings_in(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     if "net" not in model:
         raise UsageError(f"{path} does not say which network it holds: expected a file that scripts/fit.py saved")
     settings = {f"model.{key}": value for key, value in model.items()}
+    if (seed := _seed_of(checkpoint)) is not None:
+        settings["seed_everything"] = seed
     data = dict(checkpoint.get("datamodule_hyper_parameters", {}))
     data.pop("_instantiator", None)
     if class_path := data.pop("_class_path", None):
         settings["data"] = {"class_path": class_path, "init_args": data}
     return settings
+
+
+def _seed_of(checkpoint: dict[str, Any]) -> int | None:
+    """The seed of the order of the images; None where they are not shuffled, and in earlier checkpoints."""
+    loaders = checkpoint["loops"]["fit_loop"].get("state_dict", {}).get("combined_loader", [])
+    return loaders[0].get("seed") if loaders else None
 
 
 def _newest_good(damaged: Path) -> Path | None:

@@ -4,6 +4,7 @@ Our own, because torchvision waits for ever for a server that sends nothing, or 
 server answers for the file if it has the right name; no library we know gives up a server for being slow.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from tqdm import tqdm
 TIMEOUT = 10.0  # seconds without an answer
 GRACE = 15.0  # seconds, after which a server has to have sent
 LEAST_SPEED = 10_000  # bytes a second on average
+MOST_BYTES = 2**26  # of a file
 ROUNDS = 2  # times that servers are asked which had trouble that may pass
 PAUSE = 1.0  # seconds between them
 
@@ -64,6 +66,7 @@ class _Reader:
         self.content: bytes | None = None
         self.answer = ""
         self.is_final = False
+        self._given_up = False
         self._received = bytearray()
         self._total: int | None = None
         thread = threading.Thread(target=self._read, args=(url,), daemon=True)
@@ -79,7 +82,7 @@ class _Reader:
                 bar.update(len(self._received) - bar.n)
                 seconds = time.monotonic() - began
                 if seconds > GRACE and len(self._received) < LEAST_SPEED * seconds:
-                    self.content = None
+                    self.content, self._given_up = None, True
                     self.answer = f"too slow, {len(self._received):,} bytes in {seconds:.0f} s"
                     return
 
@@ -87,15 +90,21 @@ class _Reader:
         try:
             with urlopen(Request(url, headers={"User-Agent": "cnn_lightning"}), timeout=TIMEOUT) as response:
                 self._total = response.length
-                while part := response.read1(65536):
+                while not self._given_up and len(self._received) <= MOST_BYTES and (part := response.read1(65536)):
                     self._received += part
-            if self._total is not None and len(self._received) < self._total:
+            if self._given_up:
+                return
+            if len(self._received) > MOST_BYTES:
+                self.answer = f"sends more than {MOST_BYTES:,} bytes"
+            elif self._total is not None and len(self._received) < self._total:
                 self.answer = f"cut off after {len(self._received):,} of {self._total:,} bytes"
             else:
                 self.content = bytes(self._received)
         except HTTPError as error:
-            self.answer, self.is_final = f"{error.code} {error.reason}", error.code < 500
-        except URLError as error:  # no such server, or it does not let us in
-            self.answer, self.is_final = str(error.reason), True
+            self.answer = f"{error.code} {error.reason}"
+            self.is_final = error.code < 500 and error.code not in (408, 429)  # which ask to try again
+        except URLError as error:
+            self.answer = str(error.reason)
+            self.is_final = isinstance(error.reason, socket.gaierror | ConnectionRefusedError | TimeoutError)
         except (OSError, HTTPException, ValueError) as error:
             self.answer = str(error) or type(error).__name__

@@ -1,6 +1,7 @@
 """Datasets in the file format of MNIST, IDX."""
 
 import hashlib
+import itertools
 import sys
 import zlib
 from abc import ABC, abstractmethod
@@ -53,14 +54,13 @@ class IDXDataModule(ImageDataModule, ABC):
         Raises:
             UsageError: They cannot be had, or the folder cannot be written.
         """
-        if not self._bad_files():
-            return
         try:
-            with self._alone():
-                for name in self._bad_files():
-                    self._restore(name)
+            if self._bad_files():
+                with self._alone():
+                    for name in self._bad_files():
+                        self._restore(name)
         except OSError as error:
-            raise UsageError(f"cannot write to {self.folder} ({error.strerror}): change --data.root") from error
+            raise UsageError(f"cannot read or write {self.folder} ({error.strerror}): change --data.root") from error
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Read the training images or the test images.
@@ -103,31 +103,33 @@ class IDXDataModule(ImageDataModule, ABC):
         try:
             yield
         finally:
-            with suppress(OSError):
-                (self.folder / ".lock").unlink()
             lock.release()
-            with suppress(OSError):  # there is something in them
-                for folder in (self.folder, self.folder.parent, self.root):
-                    folder.rmdir()
+            if [path.name for path in self.folder.iterdir()] == [".lock"]:
+                with suppress(OSError):  # there is something in one of them
+                    (self.folder / ".lock").unlink()
+                    for folder in (self.folder, self.folder.parent, self.root):
+                        folder.rmdir()
 
     def _restore(self, name: str) -> None:
         """Put a file in its place, from the archive beside it or from a server."""
         path, archive = self.folder / name, self.folder / f"{name}.gz"
-        content, origin = self._unpack(name, archive.read_bytes()) if archive.is_file() else None, str(archive)
+        content = self._unpack(name, archive.read_bytes()) if archive.is_file() else None
         if content is None:
             packed = self._download(name)
-            content, origin = self._unpack(name, packed), "a download"
+            content = self._unpack(name, packed)
             self._move_away(archive)
             write_file(archive, packed)
-        if self._move_away(path):
-            print(f"warning: {path} was damaged: kept as {path.name}.damaged, restored from {origin}", file=sys.stderr)
+        self._move_away(path)
         write_file(path, content)
 
-    def _move_away(self, path: Path) -> bool:
-        if path.exists():
-            path.replace(path.with_name(f"{path.name}.damaged"))
-            return True
-        return False
+    def _move_away(self, path: Path) -> None:
+        """Keep a damaged file under another name, and say so."""
+        if not path.exists():
+            return
+        names = itertools.chain(["damaged"], (f"damaged_{number}" for number in itertools.count(2)))
+        kept = next(kept for name in names if not (kept := path.with_name(f"{path.name}.{name}")).exists())
+        path.rename(kept)
+        print(f"warning: {path} was damaged: it is now {kept.name}, and a good one takes its place", file=sys.stderr)
 
     def _unpack(self, name: str, packed: bytes) -> bytes | None:
         """The file in an archive, None if it is not the right one."""

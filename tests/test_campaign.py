@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,20 +65,22 @@ def seconds_of_training(root: Path) -> float:
     return time.monotonic() - began
 
 
-def kill_and_go_on(root: Path, whole: Path, number: int, after: float) -> str:
-    """Send a signal so many seconds after training began, and type the same command again; what was going on."""
-    process = start(root)
-    while phase_of(root) in ("", "starting"):
-        time.sleep(0.005)
-    time.sleep(after)
-    process.send_signal(number)
-    phase = phase_of(root)
-    _, errors = process.communicate()
-    ended = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-    assert process.returncode in (ended, 0), errors
-    if process.returncode == 0:
-        phase = "ended before"
-    assert "Traceback" not in errors
+def kill_and_go_on(folder: Path, whole: Path, number: int, moments: Iterator[float]) -> str:
+    """Send a signal at a moment of training, and type the same command again; what was going on."""
+    for after in moments:
+        root = folder / str(after)
+        process = start(root)
+        while phase_of(root) in ("", "starting"):
+            time.sleep(0.005)
+        time.sleep(after)
+        process.send_signal(number)
+        phase = phase_of(root)
+        _, errors = process.communicate()
+        assert "Traceback" not in errors
+        if process.returncode != 0:  # it had not ended before
+            break
+    # The last is that of a process that has nothing more to do than to end.
+    assert process.returncode in {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2)}[number]
     again = start(root)
     _, errors = again.communicate()
     assert again.returncode == 0, errors
@@ -89,12 +92,10 @@ def kill_and_go_on(root: Path, whole: Path, number: int, after: float) -> str:
 def test_killed_at_random_moments(tmp_path, number, times, capsys):
     whole = tmp_path / "whole"
     seconds = seconds_of_training(whole)
-    moments = random.Random(0)
+    rng = random.Random(0)
+    moments = iter(lambda: rng.uniform(0, seconds), None)
     with ThreadPoolExecutor(2) as pool:
-        ends = [
-            pool.submit(kill_and_go_on, tmp_path / str(i), whole, number, moments.uniform(0, seconds))
-            for i in range(times)
-        ]
+        ends = [pool.submit(kill_and_go_on, tmp_path, whole, number, moments) for _ in range(times)]
     phases = Counter(end.result() for end in ends)
     with capsys.disabled():
         print(f"\n{signal.Signals(number).name}: {times} of {times} bit-equal; killed while {dict(phases)}")

@@ -125,6 +125,12 @@ def shown(path: str | Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
+def _report_thread(ended: threading.ExceptHookArgs) -> None:
+    """Leave it to the main thread to say what TensorBoard's thread could not write: there it is raised again."""
+    if not isinstance(ended.exc_value, OSError):
+        threading.__excepthook__(ended)
+
+
 def _hush() -> None:
     """Silence what users can do nothing about, what is not so here, and what the commands say themselves.
 
@@ -132,6 +138,8 @@ def _hush() -> None:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # the name of a file may have letters that a terminal has not
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _report_thread
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls that lightning 2.6 makes
     for message in (
         "`isinstance.treespec, LeafSpec.` is deprecated",  # another of these calls

@@ -69,9 +69,10 @@ def taken(run: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if [path.name for path in run.iterdir()] == [LOCK]:
-            (run / LOCK).unlink()
-            remove_if_empty(run, *run.parents[:2])
+        with suppress(OSError):
+            if [path.name for path in run.iterdir()] == [LOCK]:
+                (run / LOCK).unlink()
+                remove_if_empty(run, *run.parents[:2])
 
 
 def remove_if_empty(*folders: Path) -> None:

@@ -88,7 +88,9 @@ class ImageClassifier(LightningModule):
         return self.net(images)
 
     def on_fit_start(self) -> None:
-        """Have the processes wait for each other in training steps only."""
+        """Have Lightning (2.6.6) go on as it should, and the processes wait for each other in training steps only."""
+        # With max_steps it would take the end of an epoch for its middle, and leave out the next.
+        self.trainer.fit_loop._iteration_based_training = lambda: False
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
             # It would share the batch statistics in every batch of validation, too, of which one process may have
             # more; they are shared before it instead.

@@ -91,7 +91,7 @@ VARIANTS = [
     ("--save_every_n_steps=2", "--trainer.val_check_interval=0.5"),
     ("--save_every_n_steps=1", "--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null"),
     ("--save_every_n_steps=1", "--trainer.accumulate_grad_batches=2", "--model.lr_schedule=Cosine"),
-    ("--save_every_n_steps=3", "--trainer.max_steps=11", "--trainer.limit_train_batches=5"),
+    ("--save_every_n_steps=3", "--trainer.max_steps=10", "--trainer.limit_train_batches=5"),
     ("--save_every_n_steps=1", "--trainer.check_val_every_n_epoch=2", "--trainer.log_every_n_steps=0"),
     ("--save_every_n_steps=1", "--data.drop_last=true", "--model.lr_schedule=null", "--trainer.gradient_clip_val=1"),
     ("--save_every_n_steps=2", "--trainer.precision=bf16-mixed", "--data.flip=true"),
@@ -105,7 +105,7 @@ class TestDeath:
     @pytest.mark.parametrize(
         ("variant", "moments"),
         [
-            ((), [(8, False)]),
+            (("--trainer.max_steps=12",), [(8, False)]),
             (("--save_every_n_steps=2", "--trainer.val_check_interval=0.5", "--model.optimizer=ConvMuon"), [(8, True)]),
             *(pytest.param(variant, MOMENTS, marks=pytest.mark.campaign) for variant in VARIANTS),
         ],

@@ -474,7 +474,7 @@ class TestErrors:
             ("--ckpt_path tensor.ckpt", "tensor.ckpt is not a checkpoint of a run"),
             ("--ckpt_path file/last.ckpt", "cannot read the checkpoint file/last.ckpt: Not a directory"),
             ("--ckpt_path typo.yaml", "typo.yaml is not a checkpoint, or a damaged one"),
-            ("--save_every_n_steps 0", "--save_every_n_steps 0: "),
+            ("--save_every_n_steps 0", "save_every_n_steps is 0, expected at least 1: change --save_every_n_steps"),
             (
                 "--data Digits --trainer.val_check_interval 9999",
                 "`val_check_interval` (9999) must be less than or equal",

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
@@ -106,7 +105,7 @@ class ClassifierCLI(LightningCLI):
         )
         parser.add_argument(
             "--save_every_n_steps",
-            type=PositiveInt | None,
+            type=int | None,
             help="In training, save the last checkpoint also every so many optimizer steps, not only after an epoch.",
         )
 
@@ -166,6 +165,9 @@ class ClassifierCLI(LightningCLI):
             value = self.config_init.trainer[name]
             if isinstance(value, int | float) and value <= 0:
                 raise UsageError(f"{name} is {value}, expected more than 0: change --trainer.{name}")
+        every = self.config_init.save_every_n_steps
+        if every is not None and every < 1:
+            raise UsageError(f"save_every_n_steps is {every}, expected at least 1: change --save_every_n_steps")
         if self.model.compile_mode not in (None, "default") and self.config_init.trainer.accumulate_grad_batches > 1:
             # CUDA graphs write the next gradients over those that are to be added to (PyTorch issue 169545).
             raise UsageError(

@@ -1,7 +1,9 @@
 """Files that are there whole, or as they were before."""
 
 import errno
+import itertools
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +36,12 @@ def write_file(path: Path, content: bytes) -> None:
         raise
     for folder in path.parents[:2]:  # the second, because the first may be new
         _flush_folder(folder)
+
+
+def numbered(name: str, end: str = "") -> Iterator[str]:
+    """Names to choose a free one from: like "config.yaml", "config_2.yaml", "config_3.yaml" and so on."""
+    yield f"{name}{end}"
+    yield from (f"{name}_{number}{end}" for number in itertools.count(2))
 
 
 def _flush_folder(path: Path) -> None:

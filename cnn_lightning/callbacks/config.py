@@ -1,6 +1,5 @@
 """The configuration of a run, as a file that can be given back."""
 
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from cnn_lightning.callbacks.hooks import IdleInEpochs
-from cnn_lightning.files import write_file
+from cnn_lightning.files import numbered, write_file
 
 
 class SaveConfig(IdleInEpochs, SaveConfigCallback):
@@ -34,9 +33,8 @@ class SaveConfig(IdleInEpochs, SaveConfigCallback):
         if not trainer.is_global_zero:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        names = itertools.chain(["config.yaml"], (f"config_{number}.yaml" for number in itertools.count(2)))
         before = b""
-        for self.path in (folder / name for name in names):
+        for self.path in (folder / name for name in numbered("config", ".yaml")):
             if not self.path.exists():
                 break
             before = self.path.read_bytes()

@@ -177,11 +177,11 @@ def check_goes_on(
             f"{path} was trained with --seed_everything {_seed_of(checkpoint)}, here it is {seed}: leave "
             "--seed_everything out to go on, or --ckpt_path to start a new run"
         )
-    last = path.with_name("last.ckpt")
-    step = 0
-    with suppress(UsageError):  # there is none, or a damaged one, which may be replaced
-        step = checkpoint_io.read_checkpoint(last)["global_step"]
-    if run_of(path) and step > checkpoint["global_step"]:
+    last, step = path.with_name("last.ckpt"), 0
+    if run_of(path) and last != path:
+        with suppress(UsageError):  # there is none, or a damaged one, which may be replaced
+            step = checkpoint_io.read_checkpoint(last)["global_step"]
+    if step > checkpoint["global_step"]:
         raise UsageError(
             f"{last} has come further, to step {step:,}, and would be replaced: name that one, or copy {path.name} to "
             "another folder to start a new run from it"

@@ -1,7 +1,6 @@
 """Datasets in the file format of MNIST, IDX."""
 
 import hashlib
-import itertools
 import sys
 import zlib
 from abc import ABC, abstractmethod
@@ -19,7 +18,7 @@ from torchvision import datasets
 from cnn_lightning.data.base import ImageDataModule
 from cnn_lightning.data.download import DownloadError, download
 from cnn_lightning.errors import UsageError
-from cnn_lightning.files import write_file
+from cnn_lightning.files import numbered, write_file
 
 MOST_BYTES = 2**27  # of an unpacked file; an archive may claim any size
 
@@ -126,8 +125,8 @@ class IDXDataModule(ImageDataModule, ABC):
         """Keep a damaged file under another name, and say so."""
         if not path.exists():
             return
-        names = itertools.chain(["damaged"], (f"damaged_{number}" for number in itertools.count(2)))
-        kept = next(kept for name in names if not (kept := path.with_name(f"{path.name}.{name}")).exists())
+        names = numbered(f"{path.name}.damaged")
+        kept = next(kept for name in names if not (kept := path.with_name(name)).exists())
         path.rename(kept)
         print(f"warning: {path} was damaged: it is now {kept.name}, and a good one takes its place", file=sys.stderr)
 

@@ -2,12 +2,25 @@
 
 from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.data import MNIST, Digits, FashionMNIST
-from cnn_lightning.nets import MLP, DeepCNN, DropoutCNN, FastCNN, LeNetCNN, SigmoidCNN, TwoLayerCNN, WideCNN
+from cnn_lightning.nets import (
+    MLP,
+    VGGCNN,
+    DeepCNN,
+    DropoutCNN,
+    FastCNN,
+    LeNetCNN,
+    ResNetCNN,
+    SigmoidCNN,
+    TorchvisionNet,
+    TwoLayerCNN,
+    WideCNN,
+)
 
 __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "MNIST",
+    "VGGCNN",
     "DeepCNN",
     "Digits",
     "DropoutCNN",
@@ -15,7 +28,9 @@ __all__ = [
     "FastCNN",
     "ImageClassifier",
     "LeNetCNN",
+    "ResNetCNN",
     "SigmoidCNN",
+    "TorchvisionNet",
     "TwoLayerCNN",
     "WideCNN",
 ]

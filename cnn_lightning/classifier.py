@@ -34,7 +34,7 @@ class ImageClassifier(LightningModule):
     ``--trainer.log_every_n_steps`` steps and at the end of an epoch; those of ``val`` and ``test`` are means over
     all their images. Accuracy is the share of correctly classified images, in [0, 1]. These curves are drawn over the
     optimizer steps made; ``epoch/train_loss``, ``epoch/val_acc`` and so on, over the epochs, the first of which is 1.
-    ``images_per_second`` counts the time of training, without validation.
+    ``images_per_second`` and ``epoch/seconds`` count the time of training, without validation.
 
     Args:
         net: The network.
@@ -88,7 +88,18 @@ class ImageClassifier(LightningModule):
         return self.net(images)
 
     def on_fit_start(self) -> None:
-        """Have Lightning (2.6.6) go on as it should, and the processes wait for each other in training steps only."""
+        """Begin with the network's own weights, if it has any, unless a run goes on.
+
+        Have Lightning (2.6.6) go on as it should, and the processes wait for each other in training steps only.
+
+        Raises:
+            UsageError: The weights cannot be read.
+        """
+        if self.trainer.ckpt_path is None:
+            try:
+                self.net.load_pretrained()
+            except ValueError as error:
+                raise UsageError(error) from error
         # With max_steps it would take the end of an epoch for its middle, and leave out the next.
         self.trainer.fit_loop._iteration_based_training = lambda: False
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):
@@ -149,7 +160,7 @@ class ImageClassifier(LightningModule):
         sums, val = self._epoch_sums, self._epoch_val
         point = {f"epoch/train_{name}": sums[name] / sums["images"] for name in ("loss", "acc")}
         point |= {f"epoch/{name.replace('/', '_')}": value.item() for name, value in val.items()}
-        point["epoch/images_per_second"] = sums["images"] / sums["seconds"]
+        point |= {"epoch/images_per_second": sums["images"] / sums["seconds"], "epoch/seconds": sums["seconds"]}
         for logger in self.loggers:
             # Other loggers have one horizontal axis for all curves.
             counts_epochs = isinstance(logger, TensorBoardLogger)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ Points = Sequence[tuple[float, float]]
 # Colours that colour-blind people tell apart (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
+MARKERS = "osD^"
 GREY = "#767676"
 # A row of plots for each horizontal axis, with the tags of training and validation.
 ROWS = {
@@ -144,6 +146,39 @@ def accuracy_by_shift(lines: Mapping[str, Mapping[str, Points]], path: Path) -> 
     axes.yaxis.set_major_formatter(_percent())
     for text in figure.legend(handles=legend, loc="outside lower center", frameon=False).get_texts():
         text.set_parse_math(False)  # a name with dollars is no formula
+    _save(figure, path)
+
+
+def accuracy_by_cost(results: Mapping[tuple[str, str], Mapping[str, Any]], path: Path) -> None:
+    """Draw what accuracy costs, in weights and in time of training.
+
+    Args:
+        results: (dataset, variant) -> ``weights``, ``seconds``, ``test_acc`` in [0, 1] and ``test_acc_sd``, its
+            standard deviation over the seeds, None for one seed.
+        path: PNG file to write.
+    """
+    datasets = list(dict.fromkeys(data for data, _ in results))
+    variants = list(dict.fromkeys(variant for _, variant in results))
+    figure = Figure(figsize=(9, 3.4 * len(datasets) + 0.2 * len(variants)), layout="constrained")
+    grid = figure.subplots(len(datasets), 2, squeeze=False, sharey="row", sharex="col")
+    for line, data in zip(grid, datasets, strict=True):
+        for axes, (quantity, label) in zip(line, (("weights", "weights"), ("seconds", "training in s")), strict=True):
+            for (of, variant), row in results.items():
+                if of == data:
+                    number = variants.index(variant)
+                    style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % 4]}
+                    axes.errorbar(row[quantity], row["test_acc"], row["test_acc_sd"], ls="", ms=6, lw=1, **style)
+            _tidy(axes, label, f"test accuracy, {data}" if data else "test accuracy")
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1, symbol=" %"))
+    legend = [
+        Line2D([], [], ls="", ms=6, color=COLOURS[k % len(COLOURS)], marker=MARKERS[k // len(COLOURS) % 4], label=name)
+        for k, name in enumerate(variants)
+    ]
+    columns = 2 if len(legend) > 4 else 1
+    for text in figure.legend(handles=legend, loc="outside lower center", ncols=columns, frameon=False).get_texts():
+        text.set_parse_math(False)
     _save(figure, path)
 
 

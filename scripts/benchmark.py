@@ -22,7 +22,6 @@ import hashlib
 import io
 import json
 import os
-import platform
 import statistics
 import struct
 import tempfile
@@ -44,7 +43,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from cnn_lightning.cli.builder import FitCLI
-from cnn_lightning.cli.command import command
+from cnn_lightning.cli.command import command, processor
 from cnn_lightning.data import MNIST, FashionMNIST
 from cnn_lightning.errors import UsageError, exit_with
 
@@ -387,14 +386,6 @@ def describe_machine(device: str) -> dict[str, str | int]:
         "processor": processor(),
         **versions,
     }
-
-
-def processor() -> str:
-    """The processor's name; Linux knows a better one than Python."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -41,7 +41,13 @@ ALLOWED = {
     "__init__": {"classifier", "data", "nets"},
 }
 # The networks are plain PyTorch.
-OUTSIDE = {"nets": {"torch"}, "schedules": {"torch"}, "optimizers": {"torch"}, "files": set(), "errors": set()}
+OUTSIDE = {
+    "nets": {"torch", "torchvision"},
+    "schedules": {"torch"},
+    "optimizers": {"torch"},
+    "files": set(),
+    "errors": set(),
+}
 
 
 def imports(path):

@@ -239,7 +239,7 @@ class TestGoingOn:
             ("--data.split_seed=4", "--data.split_seed 0, here it is 4: leave --data.split_seed out to go on"),
             ("--data.val_size=100", "--data.val_size 0.1, here it is 100"),
             ("--model.label_smoothing=0.1", "--model.label_smoothing 0.0, here it is 0.1"),
-            ("--data.flip=true", "--data.flip False, here it is True"),
+            ("--data.erase=0.5", "--data.erase 0.0, here it is 0.5"),
             ("--trainer.max_epochs=9", "keep --trainer.max_epochs"),
         ):
             assert message in error_of(fit, last, "--trainer.max_epochs=1", f"--data.root={tiny_root}", change)
@@ -252,7 +252,7 @@ class TestGoingOn:
         state = torch.load(last, weights_only=True)
         for name in ("label_smoothing", "compile_mode"):
             del state["hyper_parameters"][name]
-        for name in ("flip", "shift"):
+        for name in ("flip", "shift", "rotate", "scale", "shear", "elastic", "erase"):
             del state["datamodule_hyper_parameters"][name]
         torch.save(state, last)
         again = ("--trainer.max_epochs=2", f"--ckpt_path={last}")
@@ -409,7 +409,8 @@ class TestErrors:
             ("--model.net LeNetCN", "--model.net LeNetCN: there is no such class; did you mean LeNetCNN?"),
             (
                 "--model.net Foo",
-                "choose from DeepCNN, DropoutCNN, FastCNN, LeNetCNN, MLP, SigmoidCNN, TwoLayerCNN, WideCNN",
+                "choose from DeepCNN, DropoutCNN, FastCNN, LeNetCNN, MLP, ResNetCNN, SigmoidCNN, TorchvisionNet, "
+                "TwoLayerCNN, VGGCNN, WideCNN",
             ),
             ("--data FashonMNIST", "--data FashonMNIST: there is no such class; did you mean FashionMNIST?"),
             ("--data CIFAR10", "--data CIFAR10: there is no such class; choose from Digits, FashionMNIST, MNIST"),
@@ -465,6 +466,8 @@ class TestErrors:
                 "--model.compile_mode reduce-overhead --trainer.accumulate_grad_batches 2",
                 "compile_mode reduce-overhead does not go with --trainer.accumulate_grad_batches",
             ),
+            ("--data.flip true", "flip is true, expected false, for mirrored digits are no digits: change --data.flip"),
+            ("--data.erase 2", "erase is 2.0, expected 0 to 1: change --data.erase"),
             ("--data.shift 40", "shift is 40, expected 0 to 27 pixels: change --data.shift"),
             ("--model.optimizer ConvMuo", "--model.optimizer ConvMuo: there is no such class; did you mean ConvMuon?"),
             ("--data Digits --model.optimizer ConvMuon --model.optimizer.momentum 2", "Invalid momentum: 2"),

@@ -151,16 +151,19 @@ class TestLoaders:
 
     @pytest.mark.filterwarnings("ignore:You requested to overfit but enabled")
     def test_overfitting_changes_no_image(self, tiny_root):
-        module = MNIST(tiny_root, flip=True, shift=2)
+        module = FashionMNIST(tiny_root, flip=True, shift=2, rotate=10, elastic=1, erase=0.5)
         module.trainer = SimpleNamespace(
             strategy=SimpleNamespace(root_device=torch.device("cpu")), global_rank=0, world_size=1, overfit_batches=1
         )
         images, _ = next(iter(fitted(module).train_dataloader()))
         assert torch.equal(images, module.normalize(module.part("train")[0][:64]))
 
-    def test_training_images_are_changed_anew_every_epoch_and_no_others(self, tiny_root):
-        plain = fitted(MNIST(tiny_root, batch_size=32))
-        changed = fitted(MNIST(tiny_root, batch_size=32, flip=True, shift=2))
+    @pytest.mark.parametrize(
+        "changes", [{"flip": True, "shift": 2}, {"rotate": 10, "scale": 0.1}, {"elastic": 1.0}, {"erase": 1.0}]
+    )
+    def test_training_images_are_changed_anew_every_epoch_and_no_others(self, tiny_root, changes):
+        plain = fitted(FashionMNIST(tiny_root, batch_size=32))
+        changed = fitted(FashionMNIST(tiny_root, batch_size=32, **changes))
         epochs = {}
         for epoch in (0, 1, 0):
             loaders = plain.train_dataloader(), changed.train_dataloader()
@@ -342,6 +345,12 @@ def tiny_copy(tiny_root, tmp_path):
         {"std": math.inf},
         {"mean": math.nan},
         {"split_seed": -1},
+        {"flip": True},
+        {"rotate": -1},
+        {"scale": 1.0},
+        {"shear": 61},
+        {"elastic": float("nan")},
+        {"erase": 1.1},
         {"shift": -1},
         {"shift": 28},
     ],

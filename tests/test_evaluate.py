@@ -10,8 +10,9 @@ from lightning.pytorch import Trainer
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 from torch.nn.functional import pad
 
-from cnn_lightning import MLP, MNIST, ImageClassifier
+from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier
 from cnn_lightning.cli import evaluate
+from tests.conftest import scalars
 from tests.test_cli import error_of  # noqa: F401
 
 FILES = {
@@ -119,6 +120,53 @@ class TestReport:
         checkpoint = torch.load("mine.ckpt", weights_only=True)
         torch.save({key: checkpoint[key] for key in ("state_dict", "hyper_parameters")}, "small.ckpt")
         assert "small.ckpt is not a checkpoint of a run" in error_of(evaluate, CPU, "small.ckpt")
+
+
+class TestTestTimeAugmentation:
+    @pytest.mark.parametrize(("name", "views"), [("MNIST", 5), ("FashionMNIST", 10)])
+    def test_is_the_mean_over_moved_and_mirrored_images(self, train, tiny_root, capsys, name, views):
+        """Digits are not mirrored."""
+        run = train(f"--data={name}", "--data.val_size=200", "--trainer.limit_train_batches=2")
+        evaluate([CPU, "--tta=true"])
+        output = capsys.readouterr().out
+        cls = {"MNIST": MNIST, "FashionMNIST": FashionMNIST}[name]
+        model = ImageClassifier.load_from_checkpoint(run / "checkpoints/best.ckpt", weights_only=True).eval()
+        data = cls(tiny_root)
+        data.setup("test")
+        images, labels = data.part("test")
+        wide = pad(images, [1] * 4)
+        seen = [wide[:, :, y : y + 28, x : x + 28] for y, x in ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))]
+        seen += [view.flip(3) for view in seen] if name == "FashionMNIST" else []
+        assert len(seen) == views
+        with torch.no_grad():
+            probabilities = torch.stack([model.predict_step(data.normalize(view)) for view in seen]).mean(0)
+        table = rows(run / "report_0/predictions.csv")
+        assert [float(row[data.class_names[3]]) for row in table] == pytest.approx(
+            probabilities[:, 3].tolist(), abs=1e-5
+        )
+        accuracy = (probabilities.argmax(1) == labels).float().mean().item()
+        assert figures(run / "report_0", "best.ckpt")["accuracy"] == pytest.approx(accuracy)
+        assert f"the mean of the probabilities of {views} views\naccuracy    {accuracy:.2%}" in output
+
+
+class TestWeightAveraging:
+    def test_averaged_weights_are_what_is_tested_and_kept(self, train, tiny_root, capsys):
+        averaging = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
+        settings = ("--data=MNIST", "--data.val_size=200", "--trainer.max_epochs=2")
+        run, plain = train(*settings, *averaging), train(*settings)
+        (_, accuracy), *_ = scalars(run)["test/acc"]
+        best = run / "checkpoints/best.ckpt"
+        evaluate([CPU, str(best)])
+        assert f"accuracy    {accuracy:.2%}" in capsys.readouterr().out
+        checkpoint = torch.load(best, weights_only=True)
+        weights = checkpoint["state_dict"]
+        assert not torch.equal(weights["net.head.0.weight"], checkpoint["current_model_state"]["net.head.0.weight"])
+        model = ImageClassifier.load_from_checkpoint(best)
+        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+        # It averages what is trained, and changes nothing in it.
+        trained = torch.load(plain / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["current_model_state"]
+        assert all(torch.equal(value, trained[name]) for name, value in last.items())
 
 
 class TestSeveral:

@@ -33,6 +33,20 @@ def lines(axes):
     return {line.get_label(): list(map(tuple, line.get_xydata())) for line in axes.lines}
 
 
+def test_accuracy_by_cost(drawn, tmp_path):
+    results = {
+        ("M", "$a_1"): {"weights": 1000, "seconds": 60.0, "test_acc": 0.99, "test_acc_sd": 0.01},
+        ("M", "b"): {"weights": 9000, "seconds": 90.0, "test_acc": 0.995, "test_acc_sd": None},
+        ("F", "b"): {"weights": 9000, "seconds": 80.0, "test_acc": 0.9, "test_acc_sd": 0.02},
+    }
+    plots.accuracy_by_cost(results, tmp_path / "plot.png")
+    small_png(tmp_path / "plot.png")
+    assert len(drawn[0].axes) == 4
+    points = [[tuple(container.lines[0].get_xydata()[0]) for container in axes.containers] for axes in drawn[0].axes]
+    assert points == [[(1000, 0.99), (9000, 0.995)], [(60, 0.99), (90, 0.995)], [(9000, 0.9)], [(80, 0.9)]]
+    assert [axes.get_xlabel() for axes in drawn[0].axes[:2]] == ["weights", "training in s"]
+
+
 def small_png(path):
     with Image.open(path) as image:
         assert image.format == "PNG"

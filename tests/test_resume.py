@@ -19,6 +19,7 @@ SETTINGS = (
     *("--dashboard=false", "--data=MNIST", "--data.shift=2", "--data.val_size=40", "--data.batch_size=64"),
     *("--model.net=WideCNN", "--model.net.width=4", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=2"),
 )
+AVERAGING = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
 
 
 WHOLE: dict[tuple[str, ...], Path] = {}  # runs that nothing interrupted, by their settings
@@ -94,7 +95,8 @@ VARIANTS = [
     ("--save_every_n_steps=3", "--trainer.max_steps=10", "--trainer.limit_train_batches=5"),
     ("--save_every_n_steps=1", "--trainer.check_val_every_n_epoch=2", "--trainer.log_every_n_steps=0"),
     ("--save_every_n_steps=1", "--data.drop_last=true", "--model.lr_schedule=null", "--trainer.gradient_clip_val=1"),
-    ("--save_every_n_steps=2", "--trainer.precision=bf16-mixed", "--data.flip=true"),
+    ("--save_every_n_steps=2", "--trainer.precision=bf16-mixed", "--data.elastic=1", "--data.erase=0.5"),
+    ("--save_every_n_steps=1", *AVERAGING),
 ]
 MOMENTS = [(step, validating) for step in range(12) for validating in (False, True)]
 
@@ -107,6 +109,7 @@ class TestDeath:
         [
             (("--trainer.max_steps=12",), [(8, False)]),
             (("--save_every_n_steps=2", "--trainer.val_check_interval=0.5", "--model.optimizer=ConvMuon"), [(8, True)]),
+            (("--save_every_n_steps=2", "--data.rotate=10", *AVERAGING), [(3, False), (6, True), (9, False)]),
             *(pytest.param(variant, MOMENTS, marks=pytest.mark.campaign) for variant in VARIANTS),
         ],
     )

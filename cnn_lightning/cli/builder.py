@@ -330,6 +330,14 @@ class EvaluateCLI(TrainedCLI):
             help="Measure accuracy also with the test images moved by 1, 2, ... up to so many pixels.",
         )
 
+        parser.add_argument(
+            "--tta",
+            type=bool,
+            default=False,
+            help="Test-time augmentation: average the probabilities also over images moved by a pixel in each "
+            "direction, and, but for digits, over all of these mirrored.",
+        )
+
     def named_checkpoint(self, config: Any) -> str | None:
         """The one with the number of this CLI."""
         return config.ckpt_path[self.index] if config.ckpt_path else None

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from cnn_lightning.cli import runs
 from cnn_lightning.cli.builder import ClassifierCLI
 from cnn_lightning.errors import UsageError, exit_with
 
@@ -96,8 +98,11 @@ def test_checkpoint(cli: ClassifierCLI, checkpoint: Path | None) -> bool:
     if trainer.limit_test_batches == 0:
         say("Not tested, because --trainer.limit_test_batches is 0.")
         return False
+    if checkpoint:
+        # Lightning (2.6.6) would test, after training with WeightAveraging, the weights that were not averaged.
+        cli.model.load_state_dict(runs.read_checkpoint(checkpoint)["state_dict"])
     with ctrl_c_as_usual(trainer):
-        metrics = trainer.test(cli.model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)[0]
+        metrics = trainer.test(cli.model, datamodule=data, verbose=False)[0]
     total = min(data.size("test"), trainer.num_test_batches[0] * data.batch_size * trainer.world_size)
     correct = round(metrics["test/acc"] * total)
     what = f"{shown(checkpoint)}" if checkpoint else "the last weights"
@@ -112,6 +117,14 @@ def device_of(trainer: Trainer) -> str:
     names = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: f"{torch.get_num_threads()} threads"}
     name = f" ({names[device.type](device)})" if device.type in names else ""
     return f"{device}{name}" + (f", {trainer.world_size} processes" if trainer.world_size > 1 else "")
+
+
+def processor() -> str:
+    """The processor's name; Linux knows a better one than Python."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def program(name: str) -> str:
@@ -152,7 +165,7 @@ def _hush() -> None:
         warnings.filterwarnings("ignore", message=message)
     noise = (
         "GPU avail", "TPU avail", "💡", "Seed set", "Restor", "Loaded model", "Loading `train", "Trainer already",
-        "Using bfloat16", "`Trainer.fit` stopped: `max_epochs",
+        "Using bfloat16", "`Trainer.fit` stopped: `max_epochs", "Found current_model_state",
     )  # fmt: skip
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:

@@ -57,14 +57,15 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
             return
         probabilities = cli.scores.scores.double().softmax(dim=1)
         path, name = shown(cli.ckpt_path), _run_name(cli)
-        evaluations[path] = Evaluation(cli.scores.labels, probabilities, cli.datamodule.class_names)
+        evaluation = Evaluation(cli.scores.labels, probabilities, cli.datamodule.class_names)
+        if cli.config.tta:
+            evaluation = _mean_of_views(cli, evaluation)
+        evaluations[path] = evaluation
         if cli.config.shift is not None:
             shifts[path if name in shifts else name] = _accuracy_by_shift(cli, evaluations[path].accuracy)
     if len(clis) > 1:
-        ensemble = evaluations[ENSEMBLE] = Evaluation.ensemble(list(evaluations.values()))
-        say(f"\nEnsemble of these {len(clis)}, the mean of their probabilities")
-        say(f"accuracy    {ensemble.accuracy:.2%} ({ensemble.correct:,}/{ensemble.total:,})")
-        say(f"loss        {ensemble.loss:.4f}")
+        evaluations[ENSEMBLE] = Evaluation.ensemble(list(evaluations.values()))
+        _say_evaluation(f"Ensemble of these {len(clis)}, the mean of their probabilities", evaluations[ENSEMBLE])
     if shifts:
         _say_shifts(shifts)
     if folder:
@@ -108,8 +109,8 @@ def _run_name(cli: EvaluateCLI) -> str:
     run = runs.run_of(cli.ckpt_path)
     stem = cli.ckpt_path.stem
     name = f"{run.parent.name}/{run.name}{'' if stem == 'best' else f', {stem}'}" if run else shown(cli.ckpt_path)
-    augment = cli.datamodule.augment
-    return f"{name}, --data.shift {augment.shift}" if augment and augment.shift else name
+    shift = cli.datamodule.hparams["shift"]
+    return f"{name}, --data.shift {shift}" if shift else name
 
 
 def _check_room(cli: EvaluateCLI) -> None:
@@ -128,11 +129,30 @@ def _check_room(cli: EvaluateCLI) -> None:
         )
 
 
+def _mean_of_views(cli: EvaluateCLI, evaluation: Evaluation) -> Evaluation:
+    """Average the probabilities of an image, of it moved by a pixel in each direction, and of all these mirrored."""
+    images, _ = cli.datamodule.part("test")
+    moves = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)]  # where to begin in an image with a pixel added on every side
+    mirrored = (0, 1) if cli.datamodule.can_flip else (0,)
+    change = FlipAndShift(flip=True, shift=1)
+    views = [evaluation]
+    for draw in [(flip, *move) for flip in mirrored for move in moves][1:]:
+        _test_on(cli, change(images, torch.tensor(draw).expand(len(images), 3)))
+        probabilities = cli.scores.scores.double().softmax(dim=1)
+        views.append(Evaluation(evaluation.labels, probabilities, evaluation.class_names))
+    mean = Evaluation.ensemble(views)
+    _say_evaluation(f"The same with test-time augmentation, the mean of the probabilities of {len(views)} views", mean)
+    return mean
+
+
+def _say_evaluation(what: str, evaluation: Evaluation) -> None:
+    say(f"\n{what}\naccuracy    {evaluation.accuracy:.2%} ({evaluation.correct:,}/{evaluation.total:,})")
+    say(f"loss        {evaluation.loss:.4f}")
+
+
 def _accuracy_by_shift(cli: EvaluateCLI, unmoved: float) -> dict[str, list[tuple[int, float]]]:
     """Accuracy on test images moved by up to n pixels in any direction at random, and by n pixels into a corner."""
     images, _ = cli.datamodule.part("test")
-    if cli.trainer.progress_bar_callback:
-        cli.trainer.progress_bar_callback.disable()  # there would be one for each of these tests
     points = {"up to": [(0, unmoved)], "corner": [(0, unmoved)]}
     for pixels in range(1, cli.config.shift + 1):
         shift = FlipAndShift(flip=False, shift=pixels)
@@ -140,12 +160,15 @@ def _accuracy_by_shift(cli: EvaluateCLI, unmoved: float) -> dict[str, list[tuple
         corners = [
             torch.tensor([0, *corner]).expand(len(images), 3) for corner in itertools.product((0, 2 * pixels), repeat=2)
         ]
-        points["up to"].append((pixels, _accuracy(cli, shift(images, anywhere))))
-        points["corner"].append((pixels, float(np.mean([_accuracy(cli, shift(images, corner)) for corner in corners]))))
+        points["up to"].append((pixels, _test_on(cli, shift(images, anywhere))))
+        points["corner"].append((pixels, float(np.mean([_test_on(cli, shift(images, corner)) for corner in corners]))))
     return points
 
 
-def _accuracy(cli: EvaluateCLI, images: Tensor) -> float:
+def _test_on(cli: EvaluateCLI, images: Tensor) -> float:
+    """Accuracy on changed test images."""
+    if cli.trainer.progress_bar_callback:
+        cli.trainer.progress_bar_callback.disable()  # there would be one for each of these tests
     data = cli.datamodule
     loader = TensorLoader(images, data.part("test")[1], data.batch_size, data.normalize)
     with ctrl_c_as_usual(cli.trainer):
@@ -176,6 +199,8 @@ def _write_report(folder: Path, cli: EvaluateCLI, evaluations: Mapping[str, Eval
         "checkpoint": shown(cli.ckpt_path),
         "saved": f"in epoch {runs.epoch_of(cli.checkpoint)}, after {cli.checkpoint['global_step']:,} optimizer steps",
     }
+    if cli.config.tta:
+        facts["probabilities"] = "means over an image, the same moved by a pixel, and, but for digits, mirrored"
     further = []
     if filters := pictures.filters(net):
         text = (

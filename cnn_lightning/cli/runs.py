@@ -23,7 +23,9 @@ SAVED_BY_LIGHTNING = {"loops", "global_step", "pytorch-lightning_version"}
 # What may change when a run goes on.
 FREE_OPTIONS = {"--data.root", "--data.download", "--model.compile_mode"}
 # What earlier checkpoints do not say, and how they were trained.
-NEW_OPTIONS = {"--model.label_smoothing": 0.0, "--data.flip": False, "--data.shift": 0, "--data.pad": 0}
+NEW_OPTIONS = {"--model.label_smoothing": 0.0, "--data.flip": False, "--data.shift": 0, "--data.pad": 0} | {
+    f"--data.{name}": 0.0 for name in ("rotate", "scale", "shear", "elastic", "erase")
+}
 
 
 def next_number(folder: Path, name: str) -> str:

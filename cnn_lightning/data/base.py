@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.nn import functional
 
-from cnn_lightning.data.augment import FlipAndShift
+from cnn_lightning.data.augment import Augment, Erase, FlipAndShift, Warp
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.data.photos import Preparation
 from cnn_lightning.errors import UsageError
@@ -38,12 +38,19 @@ class ImageDataModule(LightningDataModule, ABC):
         flip: Mirror half of the training images left to right, at random. Not for digits.
         shift: Move every training image at random, by up to so many pixels in every direction. What leaves the image
             is cut off.
+        rotate: Turn every training image at random, by up to so many degrees to either side.
+        scale: Make every training image larger or smaller at random, by up to this share of its size.
+        shear: Slant every training image at random, by up to so many degrees to either side.
+        elastic: Distort every training image at random, as if drawn on rubber: 4×4 points are moved by so many pixels
+            (standard deviation), and what lies between moves with them.
+        erase: Share of the training images of which a random rectangle is covered with grey, in [0, 1].
         pad: Black pixels added on every side of all images, room for moving them. The network's ``image_size`` is then
             28 + 2 * pad.
         download: Download the dataset if it is not on disk.
 
     Attributes:
         class_names: The classes, by label.
+        can_flip: Whether a mirrored image is of the same class, and so ``flip`` is allowed.
         preparation: Makes of users' own pictures images like those of the dataset; None where nobody knows how.
         in_channels: Channels of an image.
         image_size: Side of an image in pixels, with ``pad``.
@@ -56,6 +63,7 @@ class ImageDataModule(LightningDataModule, ABC):
     """
 
     class_names: ClassVar[tuple[str, ...]]
+    can_flip: ClassVar[bool] = False
     preparation: ClassVar[Preparation | None] = None
     in_channels: ClassVar[int] = 1
     SIDE: ClassVar[int] = 28
@@ -73,6 +81,11 @@ class ImageDataModule(LightningDataModule, ABC):
         drop_last: bool = False,
         flip: bool = False,
         shift: int = 0,
+        rotate: float = 0.0,
+        scale: float = 0.0,
+        shear: float = 0.0,
+        elastic: float = 0.0,
+        erase: float = 0.0,
         pad: int = 0,
         download: bool = True,
     ) -> None:
@@ -90,6 +103,17 @@ class ImageDataModule(LightningDataModule, ABC):
         self.image_size = self.SIDE + 2 * pad
         if not 0 <= shift < self.image_size:
             raise UsageError(f"shift is {shift}, expected 0 to {self.image_size - 1} pixels: change --data.shift")
+        if flip and not self.can_flip:
+            raise UsageError("flip is true, expected false, for mirrored digits are no digits: change --data.flip")
+        for name, value, most in (
+            ("rotate", rotate, 180),
+            ("scale", scale, 0.9),
+            ("shear", shear, 60),
+            ("elastic", elastic, self.image_size),
+            ("erase", erase, 1),
+        ):
+            if not 0 <= value <= most:
+                raise UsageError(f"{name} is {value}, expected 0 to {most}: change --data.{name}")
         root = root and str(root)  # checkpoints take no Path
         self.save_hyperparameters()
         # The command line saves this with the settings; built in Python, a checkpoint shall name its dataset too.
@@ -101,7 +125,12 @@ class ImageDataModule(LightningDataModule, ABC):
         self.mean = self.MEAN if mean is None else mean
         self.std = self.STD if std is None else std
         self.drop_last = drop_last
-        self.augment = FlipAndShift(flip, shift) if flip or shift else None
+        changes = [
+            *([FlipAndShift(flip, shift)] if flip or shift else []),
+            *([Warp(rotate, scale, shear, elastic)] if rotate or scale or shear or elastic else []),
+            *([Erase(erase)] if erase else []),
+        ]
+        self.augment = Augment(changes) if changes else None
         self.pad = pad
         self.download = download
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}

@@ -22,6 +22,7 @@ class FashionMNIST(IDXDataModule):
     class_names = (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     )  # fmt: skip
+    can_flip = True
     preparation = Preparation(box=28, centre_by_mass=False, strokes=False)
     # Computed from the 60,000 training images; a test computes them again.
     MEAN, STD = 0.2860, 0.3530

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnn_lightning.data.augment import FlipAndShift
+from cnn_lightning.data.augment import Augment
 from cnn_lightning.errors import UsageError
 
 # The label of an image that counts for nothing; cross-entropy leaves it out.
@@ -40,8 +40,8 @@ class EpochSampler:
         # numpy mixes the two numbers; seeding torch with their sum would give seed 1 the orders of seed 0 again.
         return torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(self.size))
 
-    def draws(self, augment: FlipAndShift) -> Tensor:
-        """(size, 3) int64: what becomes of each image of the order. Needs a seed."""
+    def draws(self, augment: Augment) -> list[Tensor]:
+        """(size, K) numbers for each change: what becomes of each image of the order. Needs a seed."""
         return augment.draw(self.size, np.random.default_rng((self.seed, self.epoch, 1)))
 
 
@@ -81,7 +81,7 @@ class TensorLoader:
         batch_size: int,
         transform: Callable[[Tensor], Tensor],
         shuffle_seed: int | None = None,
-        augment: FlipAndShift | None = None,
+        augment: Augment | None = None,
         drop_last: bool = False,
         even: bool = False,
         rank: int = 0,
@@ -115,15 +115,15 @@ class TensorLoader:
             UsageError: The epoch was begun by another number of processes.
         """
         order = self._own(self.sampler.order())
-        draws = self._own(self.sampler.draws(self.augment)) if self.augment else None
+        draws = [self._own(drawn) for drawn in self.sampler.draws(self.augment)] if self.augment else []
         for number in range(self._first_batch(), len(self)):
             part = slice(number * self.batch_size, (number + 1) * self.batch_size)
             # Several times as fast as self.images[order[part]].
             images, labels = (tensor.index_select(0, order[part]) for tensor in (self.images, self.labels))
             if self.is_padded and part.stop >= len(order):
                 labels[-1] = IGNORED
-            if draws is not None:
-                images = self.augment(images, draws[part])
+            if self.augment:
+                images = self.augment(images, [drawn[part] for drawn in draws])
             self._given = (self.sampler.epoch, number + 1)
             yield self.transform(images), labels
 

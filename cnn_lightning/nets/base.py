@@ -58,6 +58,9 @@ class ConvNet(nn.Module, ABC):
         """
         return self.head(self.features(images).flatten(1))
 
+    def load_pretrained(self) -> None:
+        """Read weights to begin with, where a network has any; called when a new training starts."""
+
 
 def check_positive(**settings: int) -> None:
     """Refuse numbers below 1 as channels, classes, sizes or widths.
@@ -68,6 +71,16 @@ def check_positive(**settings: int) -> None:
     for name, value in settings.items():
         if value < 1:
             raise ValueError(f"{name} is {value}, expected at least 1: change --model.net.{name}")
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse a share of dropped values that is none.
+
+    Raises:
+        ValueError: It is not in [0, 1).
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}, expected 0 or more and less than 1: change --model.net.dropout")
 
 
 def side_after(layers: nn.Module, image_size: int) -> int:
@@ -97,7 +110,7 @@ def side_after(layers: nn.Module, image_size: int) -> int:
                 side += sum(layer.padding[:2])
             case nn.PixelUnshuffle():
                 side //= layer.downscale_factor
-            case nn.AdaptiveMaxPool2d():
+            case nn.AdaptiveMaxPool2d() | nn.AdaptiveAvgPool2d():
                 side = layer.output_size
         if side < 1:
             raise ValueError(

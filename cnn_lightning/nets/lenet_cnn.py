@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from cnn_lightning.nets.base import ConvNet, side_after
+from cnn_lightning.nets.base import ConvNet, check_dropout, check_positive, side_after
 
 
 class LeNetCNN(ConvNet):
@@ -26,28 +26,48 @@ class LeNetCNN(ConvNet):
     linear            10
     ================  ============
 
-    32,998 weights.
+    32,998 weights; 33,034 with batch normalisation; 44,710 with kernels of 3×3.
 
     Args:
         in_channels: Channels of an image, 1 for grey.
         num_classes: Number of classes.
-        image_size: Side of an image in pixels, at least 16.
+        image_size: Side of an image in pixels, at least 16 with kernels of 5×5.
+        kernel_size: Side of both convolutions' kernels in pixels.
+        batch_norm: Normalise each batch after both convolutions.
+        dropout: Share of the 120 and of the 60 values that is dropped in training, in [0, 1).
+
+    Raises:
+        ValueError: ``kernel_size`` or ``dropout`` is not possible.
     """
 
-    def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        image_size: int = 28,
+        kernel_size: int = 5,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__(in_channels, num_classes, image_size)
+        check_positive(kernel_size=kernel_size)
+        check_dropout(dropout)
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 6, kernel_size=5),
+            nn.Conv2d(in_channels, 6, kernel_size),
+            *([nn.BatchNorm2d(6)] if batch_norm else []),
             nn.MaxPool2d(2),
             nn.ReLU(),
-            nn.Conv2d(6, 12, kernel_size=5),
+            nn.Conv2d(6, 12, kernel_size),
+            *([nn.BatchNorm2d(12)] if batch_norm else []),
             nn.MaxPool2d(2),
             nn.ReLU(),
         )
         self.head = nn.Sequential(
             nn.Linear(12 * side_after(self.features, image_size) ** 2, 120),
             nn.ReLU(),
+            *([nn.Dropout(dropout)] if dropout else []),
             nn.Linear(120, 60),
             nn.ReLU(),
+            *([nn.Dropout(dropout)] if dropout else []),
             nn.Linear(60, num_classes),
         )

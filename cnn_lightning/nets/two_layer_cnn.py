@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from cnn_lightning.nets.base import ConvNet, side_after
+from cnn_lightning.nets.base import ConvNet, check_dropout, side_after
 
 
 class TwoLayerCNN(ConvNet):
@@ -32,9 +32,10 @@ class TwoLayerCNN(ConvNet):
         kernel_size: Side of both convolutions' kernels in pixels, odd, so that padding keeps the size of the image.
         batch_norm: Normalise each batch after both convolutions and after the linear layer. Training then needs
             batches of at least 2 images.
+        dropout: Share of the 1,568 features that is dropped in training, in [0, 1).
 
     Raises:
-        ValueError: ``kernel_size`` is not a positive odd number.
+        ValueError: ``kernel_size`` is not a positive odd number, or ``dropout`` is not possible.
     """
 
     def __init__(
@@ -44,15 +45,18 @@ class TwoLayerCNN(ConvNet):
         image_size: int = 28,
         kernel_size: int = 5,
         batch_norm: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(in_channels, num_classes, image_size)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is {kernel_size}, expected an odd number: change --model.net.kernel_size")
+        check_dropout(dropout)
         self.features = nn.Sequential(
             *_block(in_channels, 16, kernel_size, batch_norm),
             *_block(16, 32, kernel_size, batch_norm),
         )
-        self.head = nn.Sequential(nn.Linear(32 * side_after(self.features, image_size) ** 2, num_classes))
+        linear = nn.Linear(32 * side_after(self.features, image_size) ** 2, num_classes)
+        self.head = nn.Sequential(*([nn.Dropout(dropout)] if dropout else []), linear)
         if batch_norm:
             self.head.append(nn.BatchNorm1d(num_classes))
 

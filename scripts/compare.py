@@ -1,0 +1,362 @@
+"""What is each idea worth? Trains a grid of variants, datasets and seeds, and makes a table and a plot of the results.
+
+    python scripts/compare.py logs/mine --nets LeNetCNN MLP --data MNIST FashionMNIST --seeds 0 1 2
+    python scripts/compare.py logs/mine --recipes lenet_mnist fast_mnist --options "--trainer.max_epochs 2"
+    python scripts/compare.py docs/results/ablation                  the grid of a folder, or what is left of it
+
+The folder has grid.yaml, which says what is compared and is written from the options, if there are any:
+
+    variants:                      name -> options of scripts/fit.py, or for each dataset its own options
+      LeNetCNN: --model.net LeNetCNN
+      LeNetCNN, moved: --model.net LeNetCNN --data.shift 2
+    data: [MNIST, FashionMNIST]    without it, what the variants say
+    seeds: [0, 1, 2]
+    options: --trainer.max_epochs 10      for all, where a variant does not say otherwise
+
+Every finished run is a row in runs.csv at once; table.md, table.csv and accuracy.png follow from these rows. What has a
+row is not run again: after Ctrl-C, a kill or a failed run, the same command goes on where it was stopped, in the middle
+of a run too. Test accuracy is that of the epoch with the lowest validation loss, read once when a run ends.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import os
+import re
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from cnn_lightning import ImageClassifier, plots
+from cnn_lightning.cli import runs
+from cnn_lightning.cli.command import command, processor, shown
+from cnn_lightning.errors import UsageError, exit_with
+from cnn_lightning.files import write_file
+
+ROOT = Path(__file__).parents[1]
+KEYS = {"variants", "data", "seeds", "options"}  # of grid.yaml
+# What a row says; the first four, of what it is the result.
+COLUMNS = (
+    "variant", "data", "seed", "options", "weights", "test_acc", "test_loss", "val_acc", "epoch", "seconds",
+    "images_per_second", "threads", "jobs", "processor", "torch", "finished",
+)  # fmt: skip
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run of the grid.
+
+    Attributes:
+        variant: Its name.
+        data: The dataset, "" for that of the options.
+        seed: The seed.
+        options: Options of ``scripts/fit.py``.
+    """
+
+    variant: str
+    data: str
+    seed: int
+    options: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells its row from others."""
+        return (self.variant, self.data, str(self.seed), self.options)
+
+    def __str__(self) -> str:
+        return f"{self.variant}{f' on {self.data}' if self.data else ''}, seed {self.seed}"
+
+    def folder(self, logs: Path) -> Path:
+        """Where it is trained: for other options of the same name, elsewhere."""
+        name = re.sub(r"[^\w.-]+", "_", f"{self.variant}-{self.data}-{self.seed}")
+        return logs / f"{name}-{hashlib.sha256(self.options.encode()).hexdigest()[:8]}"
+
+    def command(self, logs: Path) -> list[str]:
+        """What trains it, or goes on with it."""
+        return [
+            *(sys.executable, str(ROOT / "scripts/fit.py"), *shlex.split(self.options)),
+            *([f"--data={self.data}"] if self.data else []),
+            *(f"--seed_everything={self.seed}", f"--trainer.default_root_dir={self.folder(logs)}"),
+            *("--ckpt_path=last", "--trainer.enable_progress_bar=false", "--dashboard=false"),
+        ]
+
+
+def read_options(args: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            exit_with(f"{message} (--help shows all options)")
+
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="has grid.yaml, and gets the results")
+    parser.add_argument("--nets", nargs="+", default=[], help="networks to compare")
+    parser.add_argument("--recipes", nargs="+", default=[], help="recipes to compare, by name")
+    parser.add_argument("--data", nargs="+", help="datasets to compare them on")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2")
+    parser.add_argument("--options", help="options of scripts/fit.py for all, as one word")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, which share the cores; default: 1")
+    parser.add_argument("--logs", type=Path, default=Path("logs/compare"), help="where runs lie; default: logs/compare")
+    options = parser.parse_args(args)
+    if options.jobs < 1:
+        raise UsageError(f"jobs is {options.jobs}, expected at least 1: change --jobs")
+    return options
+
+
+@command
+def compare(args: Sequence[str]) -> None:
+    """Run what is left of a grid, and write what came out."""
+    options = read_options(args)
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {options.folder} ({error.strerror}): name another folder") from error
+    try:
+        lock = FileLock(options.folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"another process compares in {options.folder}: wait for it, or name another folder") from None
+    with lock:
+        cells = list(grid_cells(read_grid(options), options.folder))
+        results = Results(options.folder / "runs.csv", cells)
+        left = [cell for cell in cells if cell.key not in results.rows]
+        print(
+            f"{len(cells)} runs, {len(cells) - len(left)} of them done; results in {shown(options.folder)}", flush=True
+        )
+        failed = run_all(left, results, options)
+        results.write_tables()
+    print(f"\n{(options.folder / 'table.md').read_text()}" if results.rows else "\nNo results yet.")
+    if failed:
+        print(f"{len(failed)} runs failed; the same command tries them again:", file=sys.stderr)
+        for cell, reason in failed.items():
+            print(f"{cell}: {reason}", file=sys.stderr)
+        sys.exit(1)
+
+
+def read_grid(options: argparse.Namespace) -> dict[str, Any]:
+    """Read what is compared from grid.yaml, or make it from the options and write it there."""
+    path, grid = options.folder / "grid.yaml", {}
+    if path.exists():
+        try:
+            grid = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is no YAML: {error}") from error
+        if not isinstance(grid, dict) or not set(grid) <= KEYS or not isinstance(grid.get("variants"), dict):
+            raise UsageError(f"{path}: expected variants, with names and options, and beside it data, seeds, options")
+    variants = {net: f"--model.net {net}" for net in options.nets}
+    variants |= {name: f"--config {shown(ROOT / 'cnn_lightning/recipes' / name)}.yaml" for name in options.recipes}
+    asked = {"variants": variants or None, "data": options.data, "seeds": options.seeds, "options": options.options}
+    changes = {name: value for name, value in asked.items() if value is not None and value != grid.get(name)}
+    if changes:
+        grid |= changes
+        if grid.get("variants"):
+            write_file(path, yaml.safe_dump(grid, sort_keys=False, allow_unicode=True, width=1000).encode())
+    if not grid.get("variants"):
+        raise UsageError(f"nothing to compare: name --nets or --recipes, or write {path} (see --help)")
+    return grid
+
+
+def grid_cells(grid: Mapping[str, Any], folder: Path) -> Iterator[Cell]:
+    """All runs of a grid, seed after seed, so that every variant has a result soon."""
+    for seed in grid.get("seeds") or (0, 1, 2):
+        for data in grid.get("data") or ("",):
+            for name, own in grid["variants"].items():
+                if isinstance(own, Mapping):
+                    own = own.get(data)
+                if not isinstance(own, str) or type(seed) is not int:
+                    raise UsageError(f"{folder / 'grid.yaml'}: {name} has no options for {data}, or {seed} is no seed")
+                # The variant has the last word, but a recipe's own does not count for that.
+                recipe, rest = re.fullmatch(r"(--config[ =]\S+)?(.*)", own.strip(), re.DOTALL).groups()
+                words = shlex.split(f"{recipe or ''} {grid.get('options') or ''} {rest}")
+                yield Cell(name, data, seed, shlex.join(words))
+
+
+class Results:
+    """The rows of all finished runs, on disk at once.
+
+    Args:
+        path: The CSV file.
+        cells: The runs of the grid; rows of others are kept, but are not in the table.
+
+    Attributes:
+        rows: Those of the grid, by the key of the run.
+    """
+
+    def __init__(self, path: Path, cells: Sequence[Cell]) -> None:
+        self.path = path
+        self.cells = cells
+        self._all: dict[tuple[str, ...], Row] = {}
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                table = csv.DictReader(file)
+                if tuple(table.fieldnames or ()) != COLUMNS:
+                    raise UsageError(f"{path} has other columns than this version writes: move it away")
+                self._all = {tuple(row[name] for name in COLUMNS[:4]): row for row in table}
+
+    @property
+    def rows(self) -> dict[tuple[str, ...], Row]:
+        """Those of the grid, by the key of the run."""
+        return {cell.key: self._all[cell.key] for cell in self.cells if cell.key in self._all}
+
+    def add(self, cell: Cell, result: Mapping[str, Any]) -> None:
+        """Add a row, and bring it to the disk."""
+        row = dict(zip(COLUMNS, cell.key, strict=False)) | {name: str(value) for name, value in result.items()}
+        self._all[cell.key] = row
+        write_file(self.path, as_csv(COLUMNS, ([row[name] for name in COLUMNS] for row in self._all.values())))
+        self.write_tables()
+
+    def seconds(self, cell: Cell) -> float:
+        """How long it will take: as other seeds of it did, or as all others did; 0 if nobody knows."""
+        rows = self._all.values()
+        same = [row for row in rows if (row["variant"], row["data"]) == (cell.variant, cell.data)]
+        return statistics.mean([float(row["seconds"]) for row in same or rows] or [0.0])
+
+    def write_tables(self) -> None:
+        """Write the tables and the plot."""
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows.values():
+            groups.setdefault((row["data"], row["variant"]), []).append(row)
+        if not groups:
+            return
+        summaries = {group: summary(rows) for group, rows in groups.items()}
+        table = ([*group, *result.values()] for group, result in summaries.items())
+        write_file(
+            self.path.with_name("table.csv"), as_csv(["data", "variant", *next(iter(summaries.values()))], table)
+        )
+        write_file(self.path.with_name("table.md"), as_markdown(summaries).encode())
+        plots.accuracy_by_cost(summaries, self.path.with_name("accuracy.png"))
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Mean and sample standard deviation over the seeds; the latter is None for a single one."""
+
+    def values(name: str) -> list[float]:
+        return [float(row[name]) for row in rows]
+
+    acc, loss = values("test_acc"), values("test_loss")
+    return {
+        "seeds": len(rows),
+        "weights": int(rows[0]["weights"]),
+        "test_acc": round(statistics.mean(acc), 6),
+        "test_acc_sd": round(statistics.stdev(acc), 6) if len(rows) > 1 else None,
+        "test_loss": round(statistics.mean(loss), 5),
+        "seconds": round(statistics.mean(values("seconds")), 1),
+        "images_per_second": round(statistics.mean(values("images_per_second"))),
+    }
+
+
+def as_csv(header: Sequence[str], rows: Iterator[Sequence[Any]]) -> bytes:
+    """A table as a CSV file."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(rows)
+    return text.getvalue().encode()
+
+
+def as_markdown(summaries: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
+    """A table for each dataset."""
+    lines = []
+    for data in dict.fromkeys(data for data, _ in summaries):
+        heading = f"{data}, variant" if data else "variant"
+        lines += ["", f"| {heading} | test accuracy | test loss | weights | training | images/s | seeds |"]
+        lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+        for (of, variant), row in summaries.items():
+            if of == data:
+                sd = "" if row["test_acc_sd"] is None else f" ± {100 * row['test_acc_sd']:.2f}"
+                lines.append(
+                    f"| {variant} | {100 * row['test_acc']:.2f}{sd} % | {row['test_loss']:.4f} | {row['weights']:,} | "
+                    f"{row['seconds'] / 60:.1f} min | {row['images_per_second']:,} | {row['seeds']} |"
+                )
+    return "\n".join(lines[1:]) + "\n"
+
+
+def run_all(cells: Sequence[Cell], results: Results, options: argparse.Namespace) -> dict[Cell, str]:
+    """Run the cells, some at a time; returns those that failed, and why."""
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    machine = {"threads": environment["OMP_NUM_THREADS"], "jobs": options.jobs, "processor": processor()}
+    waiting, running, failed = deque(cells), {}, {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < options.jobs:
+                cell = waiting.popleft()
+                cell.folder(options.logs).mkdir(parents=True, exist_ok=True)
+                with (cell.folder(options.logs) / "output.txt").open("w") as output:
+                    # In a session of its own, so that Ctrl-C reaches it once, from here.
+                    process = subprocess.Popen(
+                        cell.command(options.logs),
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        env=environment,
+                        start_new_session=True,
+                    )
+                running[process] = cell
+            time.sleep(0.2)
+            for process in [process for process in running if process.poll() is not None]:
+                cell = running.pop(process)
+                number = f"[{len(cells) - len(waiting) - len(running)}/{len(cells)}] {cell}:"
+                if process.returncode:
+                    failed[cell] = why(cell.folder(options.logs) / "output.txt")
+                    print(number, f"failed: {failed[cell]}", flush=True)
+                    continue
+                result = read_run(cell.folder(options.logs)) | machine
+                results.add(cell, result)
+                seconds = sum(map(results.seconds, [*waiting, *running.values()])) / options.jobs
+                left = f"about {seconds / 60:.0f} min left" if waiting or running else "done"
+                print(number, f"{result['test_acc']:.2%}, {result['seconds']:.0f} s of training; {left}", flush=True)
+    finally:
+        for process in running:  # stopped by Ctrl-C or a signal: they save, too
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT)
+        for process in running:
+            process.wait()
+    return failed
+
+
+def why(output: Path) -> str:
+    """The line of a failed run's output that says what was wrong."""
+    lines = output.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    errors = [line for line in lines if line.startswith("error:")]
+    return f"{(errors or lines)[-1]} (all of it in {shown(output)})"
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The result of a run, from its checkpoint and its curves."""
+    best = runs.newest_checkpoint(folder.glob("*-*"))
+    scalars = plots.read_scalars(best.parents[1])
+    last = {tag: points[-1][1] for tag, points in scalars.items()}
+    epoch = runs.epoch_of(runs.read_checkpoint(best))
+    seconds, speeds = (dict(scalars[f"epoch/{name}"]) for name in ("seconds", "images_per_second"))
+    images = sum(speeds[number] * seconds[number] for number in seconds)
+    net = ImageClassifier.load_from_checkpoint(best, map_location="cpu").net
+    return {
+        "weights": sum(weight.numel() for weight in net.parameters()),
+        "test_acc": round(last["test/acc"], 6),
+        "test_loss": round(last["test/loss"], 6),
+        "val_acc": round(dict(scalars["epoch/val_acc"])[epoch], 6),
+        "epoch": epoch,
+        "seconds": round(sum(seconds.values()), 1),
+        "images_per_second": round(images / sum(seconds.values())),
+        "torch": torch.__version__,
+        "finished": datetime.now().isoformat(" ", "minutes"),
+    }
+
+
+if __name__ == "__main__":
+    compare()

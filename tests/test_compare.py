@@ -1,0 +1,177 @@
+import csv
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY, scalars
+
+OPTIONS = "--trainer.accelerator cpu --trainer.enable_model_summary false --trainer.max_epochs 2"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("compare", REPOSITORY / "scripts/compare.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["compare"] = module  # dataclasses ask for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(path="mine/runs.csv"):
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def error_of(script, capsys, *args):
+    with pytest.raises(SystemExit) as end:
+        script.compare(args)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+class TestRuns:
+    def test_every_result_is_that_of_its_run_and_nothing_is_run_twice(self, script, capsys):
+        asked = ("mine", "--nets", "MLP", "NoNet", "--data", "Digits", "--seeds", "3", "--options", OPTIONS)
+        with pytest.raises(SystemExit) as end:
+            script.compare([*asked, "--jobs", "2"])
+        assert end.value.code == 1
+        output, errors = capsys.readouterr()
+        assert "MLP on Digits, seed 3: " in output
+        assert "NoNet on Digits, seed 3: error: --model.net NoNet: there is no such class" in errors
+        (row,) = rows()
+        (run,) = Path("logs/compare").glob("MLP-*/*/version_0")
+        curves = {tag: points[-1][1] for tag, points in scalars(run).items()}
+        assert float(row["test_acc"]) == pytest.approx(curves["test/acc"], abs=1e-6)
+        assert float(row["val_acc"]) == pytest.approx(curves["epoch/val_acc"], abs=1e-6)
+        assert (row["variant"], row["data"], row["seed"], row["weights"]) == ("MLP", "Digits", "3", "101770")
+        assert "seed_everything: 3" in (run / "config.yaml").read_text()
+        assert f"{100 * curves['test/acc']:.2f} %" in Path("mine/table.md").read_text()
+        assert (Path("mine/accuracy.png")).stat().st_size > 1000
+
+        variants = {"variants": {"MLP": "--model.net MLP"}}  # the grid is now without the one that failed
+        grid = yaml.safe_load(Path("mine/grid.yaml").read_text()) | variants
+        Path("mine/grid.yaml").write_text(yaml.safe_dump(grid))
+        before = Path("mine/runs.csv").read_bytes(), Path("mine/table.csv").read_bytes()
+        script.compare(["mine"])
+        assert "1 runs, 1 of them done" in capsys.readouterr().out
+        assert (Path("mine/runs.csv").read_bytes(), Path("mine/table.csv").read_bytes()) == before
+        assert [path.name for path in run.parent.glob("version_*")] == ["version_0"]
+
+    def test_goes_on_where_it_was_stopped(self, script, capsys):
+        """With the result of a comparison that nothing stopped."""
+        options = [
+            "--nets",
+            "MLP",
+            "--data",
+            "Digits",
+            "--seeds",
+            "0",
+            "--options",
+            f"{OPTIONS} --trainer.max_epochs 60",
+        ]
+        command = [sys.executable, REPOSITORY / "scripts/compare.py", "mine", *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while not list(Path("logs").glob("**/last.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        assert not Path("mine/runs.csv").exists()
+        script.compare(["mine"])
+        script.compare(["other", *options, "--logs", "other_logs"])
+        (output,) = Path("logs").glob("**/output.txt")
+        assert "Going on from" in output.read_text()
+        (stopped,), (whole,) = rows(), rows("other/runs.csv")
+        same = {"seconds", "images_per_second", "finished"} ^ stopped.keys()
+        assert {name: stopped[name] for name in same} == {name: whole[name] for name in same}
+
+
+class TestGrid:
+    def cells(self, script, **grid):
+        return list(script.grid_cells(grid, Path("mine")))
+
+    def test_has_every_variant_on_every_dataset_with_every_seed(self, script):
+        cells = self.cells(
+            script, variants={"a": "--x 1", "b": {"M": "--y m", "F": "--y f"}}, data=["M", "F"], seeds=[4, 7]
+        )
+        assert [(cell.seed, cell.data, cell.variant, cell.options) for cell in cells] == [
+            (seed, data, name, options)
+            for seed in (4, 7)
+            for data in ("M", "F")
+            for name, options in (("a", "--x 1"), ("b", f"--y {data.lower()}"))
+        ]
+        assert len({cell.folder(Path("logs")) for cell in cells}) == 8
+
+    def test_variant_has_the_last_word_but_for_a_recipe(self, script):
+        cells = self.cells(script, variants={"a": "--x 1", "b": "--config r.yaml --x 2"}, options="--x 0", seeds=[0])
+        assert [cell.options for cell in cells] == ["--x 0 --x 1", "--config r.yaml --x 0 --x 2"]
+
+    def test_other_options_are_another_run(self, script):
+        one, two = (self.cells(script, variants={"a": options}, seeds=[0])[0] for options in ("--x 1", "--x 2"))
+        assert one.key != two.key
+        assert one.folder(Path("logs")) != two.folder(Path("logs"))
+
+    def test_recipes_are_found_from_anywhere(self, script):
+        Path("mine").mkdir()
+        grid = script.read_grid(script.read_options(["mine", "--recipes", "fast_mnist"]))
+        (cell,) = script.grid_cells(grid | {"seeds": [0]}, Path("mine"))
+        assert Path(cell.options.split()[1]).is_file()
+
+    @pytest.mark.parametrize(
+        ("grid", "message"),
+        [
+            (None, "nothing to compare: name --nets or --recipes, or write mine/grid.yaml"),
+            ("[1, 2", "mine/grid.yaml is no YAML"),
+            ("variants: [a]", "mine/grid.yaml: expected variants, with names and options"),
+            ("variants: {a: --x}\nseed: [1]", "mine/grid.yaml: expected variants"),
+            ("variants: {a: {MNIST: --x}}\ndata: [Digits]", "a has no options for Digits"),
+            ("variants: {a: --x}\nseeds: [one]", "one is no seed"),
+        ],
+    )
+    def test_mistakes_are_said_in_one_line(self, script, capsys, grid, message):
+        Path("mine").mkdir()
+        if grid is not None:
+            Path("mine/grid.yaml").write_text(grid)
+        assert message in error_of(script, capsys, "mine")
+
+    def test_other_mistakes(self, script, capsys):
+        assert "change --jobs" in error_of(script, capsys, "mine", "--jobs", "0")
+        assert "--help" in error_of(script, capsys, "mine", "--net", "MLP")
+        Path("file").touch()
+        assert "cannot write to file" in error_of(script, capsys, "file", "--nets", "MLP")
+        Path("mine").mkdir()
+        Path("mine/runs.csv").write_text("a,b\n1,2\n")
+        assert "mine/runs.csv has other columns" in error_of(script, capsys, "mine", "--nets", "MLP")
+
+
+def result(acc, loss, seconds=60.0):
+    rest = {"weights": 9406, "val_acc": 0.9, "epoch": 2, "seconds": seconds, "images_per_second": 1000, "threads": 1}
+    return rest | {"test_acc": acc, "test_loss": loss, "jobs": 1, "processor": "p", "torch": "2", "finished": "now"}
+
+
+def test_table_has_mean_and_sample_standard_deviation(script):
+    Path("mine").mkdir()
+    cells = [script.Cell(name, data, seed, "--x") for name in ("a", "b") for data in ("M", "F") for seed in (0, 1, 2)]
+    results = script.Results(Path("mine/runs.csv"), cells)
+    for cell, acc in zip(cells, (0.99, 0.98, 0.97, 0.5, 0.5, 0.5, 0.9), strict=False):
+        results.add(cell, result(acc, 1 - acc))
+    lines = Path("mine/table.md").read_text().splitlines()
+    assert "| a | 98.00 ± 1.00 % | 0.0200 | 9,406 | 1.0 min | 1,000 | 3 |" in lines
+    assert "| a | 50.00 ± 0.00 % | 0.5000 | 9,406 | 1.0 min | 1,000 | 3 |" in lines
+    assert "| b | 90.00 % | 0.1000 | 9,406 | 1.0 min | 1,000 | 1 |" in lines
+    assert [line for line in lines if line.startswith(("| M", "| F"))] == [
+        f"| {data}, variant | test accuracy | test loss | weights | training | images/s | seeds |" for data in "MF"
+    ]
+    again = script.Results(Path("mine/runs.csv"), cells[:2])  # a smaller grid keeps the other rows
+    again.add(cells[0], result(0.5, 0.5))
+    assert len(rows()) == 7
+    assert "| a | 74.00 ± 33.94 % |" in Path("mine/table.md").read_text()
+    assert results.seconds(cells[-1]) == 60

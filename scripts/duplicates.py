@@ -1,0 +1,95 @@
+"""How many test images are in the training set, too? Counts exact and near duplicates.
+
+    python scripts/duplicates.py --data FashionMNIST
+    python scripts/duplicates.py --data MNIST --picture pairs.png
+
+For every test image, the training image that is nearest in the root mean square of the pixel differences (RMS, pixels
+from 0 to 255), for clothing also mirrored. Who learns a duplicate by heart is right about the test image without having
+understood anything, and wrong where the two have different labels.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from cnn_lightning import pictures
+from cnn_lightning.cli.command import command
+from cnn_lightning.data import MNIST, FashionMNIST
+from cnn_lightning.errors import UsageError, exit_with
+
+DATASETS = {"MNIST": MNIST, "FashionMNIST": FashionMNIST}
+LIMITS = (0, 1, 2, 5, 10, 15, 20)  # RMS
+SHOWN = 16  # pairs in the picture
+
+
+@command
+def duplicates(args: Sequence[str]) -> None:
+    """Count the duplicates, print a table, and draw the nearest pairs that differ."""
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            exit_with(f"{message} (--help shows all options)")
+
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--data", choices=DATASETS, default="FashionMNIST", help="default: FashionMNIST")
+    parser.add_argument("--picture", type=Path, help=f"draw {SHOWN} near duplicates to this new file")
+    options = parser.parse_args(args)
+    if options.picture and options.picture.exists():
+        raise UsageError(f"{options.picture} is there already: change --picture")
+    data = DATASETS[options.data]()
+    data.prepare_data()
+    (train, train_labels), (test, test_labels) = data.read(train=True), data.read(train=False)
+    distance, nearest, mirrored = nearest_images(test, train, data.can_flip)
+    same = train_labels[nearest] == test_labels
+    print(f"{options.data}: {len(test):,} test images and the training image that is nearest to each\n")
+    print("| RMS difference at most | test images | of them mirrored | of them with another label |")
+    print("| ---: | ---: | ---: | ---: |")
+    for limit in LIMITS:
+        near = distance <= limit
+        print(f"| {limit} | {near.sum():,} | {(near & mirrored).sum():,} | {(near & ~same).sum():,} |")
+    if options.picture:
+        order = torch.where(distance > 0, distance, torch.inf).argsort()[:SHOWN]
+        pairs = torch.stack([test[order], oriented(train[nearest[order]], mirrored[order])], dim=1).flatten(0, 1)
+        names = [
+            text
+            for index in order.tolist()
+            for text in (f"test {index}", f"RMS {distance[index]:.1f}{'' if same[index] else ', other label'}")
+        ]
+        pictures.grid(pairs[:, 0].numpy(), names).save(options.picture)
+        print(f"\npairs       {options.picture}")
+
+
+def nearest_images(test: Tensor, train: Tensor, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the training image nearest to each test image.
+
+    Args:
+        test: (N, C, H, W) uint8.
+        train: (M, C, H, W) uint8.
+        flip: Look at the training images mirrored, too.
+
+    Returns:
+        (N,) float32 root mean square of the pixel differences, (N,) int64 index of the training image, and (N,) bool
+        whether it is nearest when mirrored. Distances are exact; which one is nearest is rounded to 0.1.
+    """
+    both = torch.cat([train, train.flip(3)] if flip else [train]).flatten(1).float()
+    squares = both.square().sum(1)
+    found = []
+    for images in test.flatten(1).float().split(500):
+        # |a - b|² = |a|² - 2ab + |b|², of which |a|² is the same for all.
+        found.append((squares - 2 * images @ both.T).argmin(dim=1))
+    index = torch.cat(found)
+    distance = (test.flatten(1).double() - both[index].double()).square().mean(1).sqrt().float()
+    return distance, index % len(train), index >= len(train)
+
+
+def oriented(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror some of (N, C, H, W) images."""
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
+if __name__ == "__main__":
+    duplicates()

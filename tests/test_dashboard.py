@@ -13,7 +13,7 @@ from tensorboard.plugins.pr_curve.plugin_data_pb2 import PrCurvePluginData
 from tensorboard.util.tensor_util import make_ndarray
 from torch import nn
 
-from cnn_lightning import MLP, MNIST, ImageClassifier
+from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier
 from cnn_lightning.callbacks.dashboard import _layers_table
 from cnn_lightning.cli import evaluate
 from cnn_lightning.nets import ConvNet
@@ -129,6 +129,25 @@ def test_training_images_are_those_of_the_first_batch(run, tiny_root):
     image = next(iter(loader))[0][0, 0]
     expected = (image - image.min()) / (image.max() - image.min()) * 255
     assert np.abs(shown[2:86:3, 2:86:3, 0] - expected.numpy()).max() <= 1.5
+
+
+def test_augmentation_is_shown_beside_the_images_as_they_are(train, tiny_root):
+    run = train("--data=FashionMNIST", "--data.flip=true", "--data.rotate=20", "--data.erase=1", "--data.batch_size=40")
+    (event,) = events(run).Images("images/augmentation")
+    assert event.step == 1
+    shown = picture(events(run), "images/augmentation")
+    data = FashionMNIST(tiny_root)
+    data.setup("fit")
+    heights = shown.shape[0] // 4
+    for row in range(4):
+        top = row * heights + 2
+        tiles = [shown[top : top + 84 : 3, left : left + 84 : 3, 0] for left in range(2, 8 * 92, 92)]
+        assert np.array_equal(tiles[0], data.part("train")[0][row, 0])
+        assert len({tile.tobytes() for tile in tiles}) == 8  # each in its own way
+
+
+def test_without_augmentation_there_is_no_picture_of_it(run):
+    assert "images/augmentation" not in events(run).Tags()["images"]
 
 
 def test_precision_recall_curves_are_those_of_the_validation_images(run, tiny_root):

@@ -38,6 +38,7 @@ HOW_TO_READ = """
 | `test/loss`, `test/acc` | means over all test images by the best checkpoint, drawn where training ended | optimizer steps made |
 | `lr-*` | learning rate of the next step | optimizer steps made |
 | `epoch/*` | the same for an epoch, the first of which is 1; validation is the last in it; CUSTOM SCALARS has training and validation in one chart | epochs |
+| `images/augmentation` | training images, and beside each what `--data.shift`, `--data.rotate` and so on may make of it | - |
 | `images/training_images` | the first training images of an epoch as the network sees them, augmented | epochs, by the slider |
 | `images/*`, `pr_curve/*` | the network after the last validation of an epoch, and what it makes of the validation images | epochs, by the slider |
 
@@ -77,12 +78,29 @@ class Overview(IdleInEpochs, Callback):
 class Pictures(IdleInEpochs, Callback):
     """Draws pictures after every epoch, and precision-recall curves of every class.
 
-    Training images as the network sees them, the filters of the first layer, the feature maps of one validation
-    image, the confusion matrix of all validation images, and the mistakes the network is surest of; with several
-    processes, those among the images of the first.
+    What augmentation may make of some training images, the first training images of an epoch as the network sees them,
+    the filters of the first layer, the feature maps of one validation image, the confusion matrix of all validation
+    images, and the mistakes the network is surest of; with several processes, those among the images of the first.
     """
 
     IMAGES = 32
+    VERSIONS = 7
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw images as they are, and beside each what augmentation may make of it."""
+        loader = trainer.train_dataloader
+        if loader.augment is None or trainer.global_step:  # a run that goes on has drawn it
+            return
+        for writer in _writers(trainer):
+            images = loader.images[: self.IMAGES // (1 + self.VERSIONS)]
+            draws = loader.augment.draw(len(images) * self.VERSIONS, np.random.default_rng(0))
+            changed = loader.augment(
+                images.repeat_interleave(self.VERSIONS, dim=0), [drawn.to(images.device) for drawn in draws]
+            )
+            rows = torch.cat([images[:, None], changed.to(torch.uint8).unflatten(0, (len(images), -1))], dim=1)
+            captions = ["as it is", *[""] * self.VERSIONS] * len(images)
+            picture = pictures.grid(pictures.pixels(rows.flatten(0, 1)), captions, columns=1 + self.VERSIONS)
+            _add_picture(writer, "augmentation", picture, 1)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the first training images of the epoch."""

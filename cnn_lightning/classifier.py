@@ -88,18 +88,7 @@ class ImageClassifier(LightningModule):
         return self.net(images)
 
     def on_fit_start(self) -> None:
-        """Begin with the network's own weights, if it has any, unless a run goes on.
-
-        Have Lightning (2.6.6) go on as it should, and the processes wait for each other in training steps only.
-
-        Raises:
-            UsageError: The weights cannot be read.
-        """
-        if self.trainer.ckpt_path is None:
-            try:
-                self.net.load_pretrained()
-            except ValueError as error:
-                raise UsageError(error) from error
+        """Have Lightning (2.6.6) go on as it should, and the processes wait for each other in training steps only."""
         # With max_steps it would take the end of an epoch for its middle, and leave out the next.
         self.trainer.fit_loop._iteration_based_training = lambda: False
         if isinstance(self.trainer.strategy.model, DistributedDataParallel):

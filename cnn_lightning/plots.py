@@ -159,23 +159,23 @@ def accuracy_by_cost(results: Mapping[tuple[str, str], Mapping[str, Any]], path:
     """
     datasets = list(dict.fromkeys(data for data, _ in results))
     variants = list(dict.fromkeys(variant for _, variant in results))
+    styles = {
+        variant: {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % len(MARKERS)]}
+        for number, variant in enumerate(variants)
+    }
     figure = Figure(figsize=(9, 3.4 * len(datasets) + 0.2 * len(variants)), layout="constrained")
     grid = figure.subplots(len(datasets), 2, squeeze=False, sharey="row", sharex="col")
     for line, data in zip(grid, datasets, strict=True):
         for axes, (quantity, label) in zip(line, (("weights", "weights"), ("seconds", "training in s")), strict=True):
             for (of, variant), row in results.items():
                 if of == data:
-                    number = variants.index(variant)
-                    style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number // len(COLOURS) % 4]}
-                    axes.errorbar(row[quantity], row["test_acc"], row["test_acc_sd"], ls="", ms=6, lw=1, **style)
+                    spread = row["test_acc_sd"]
+                    axes.errorbar(row[quantity], row["test_acc"], spread, ls="", ms=6, lw=1, **styles[variant])
             _tidy(axes, label, f"test accuracy, {data}" if data else "test accuracy")
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1, symbol=" %"))
-    legend = [
-        Line2D([], [], ls="", ms=6, color=COLOURS[k % len(COLOURS)], marker=MARKERS[k // len(COLOURS) % 4], label=name)
-        for k, name in enumerate(variants)
-    ]
+    legend = [Line2D([], [], ls="", ms=6, label=variant, **style) for variant, style in styles.items()]
     columns = 2 if len(legend) > 4 else 1
     for text in figure.legend(handles=legend, loc="outside lower center", ncols=columns, frameon=False).get_texts():
         text.set_parse_math(False)

@@ -31,7 +31,7 @@ from contextlib import redirect_stdout
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning
 import torch
@@ -43,9 +43,9 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from cnn_lightning.cli.builder import FitCLI
-from cnn_lightning.cli.command import command, processor
+from cnn_lightning.cli.command import OptionParser, command, processor
 from cnn_lightning.data import MNIST, FashionMNIST
-from cnn_lightning.errors import UsageError, exit_with
+from cnn_lightning.errors import UsageError
 
 RECIPES = {
     "SigmoidCNN": "sigmoid_fashion_mnist",
@@ -66,12 +66,7 @@ SEEDS = 10
 
 def read_options(args: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            exit_with(f"{message} (--help shows all options)")
-
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--networks", nargs="+", choices=RECIPES, default=DEFAULT, help="default: all but DeepCNN")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help=f"default: {device}")

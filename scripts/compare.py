@@ -4,7 +4,7 @@
     python scripts/compare.py logs/mine --recipes lenet_mnist fast_mnist --options "--trainer.max_epochs 2"
     python scripts/compare.py docs/results/ablation                  the grid of a folder, or what is left of it
 
-The folder has grid.yaml, which says what is compared and is written from the options, if there are any:
+The folder has grid.yaml, which says what is compared; where there is none yet, it is written from the options:
 
     variants:                      name -> options of scripts/fit.py, or for each dataset its own options
       LeNetCNN: --model.net LeNetCNN
@@ -14,18 +14,20 @@ The folder has grid.yaml, which says what is compared and is written from the op
     options: --trainer.max_epochs 10      for all, where a variant does not say otherwise
 
 Every finished run is a row in runs.csv at once; table.md, table.csv and accuracy.png follow from these rows. What has a
-row is not run again: after Ctrl-C, a kill or a failed run, the same command goes on where it was stopped, in the middle
-of a run too. Test accuracy is that of the epoch with the lowest validation loss, read once when a run ends.
+row is not run again: after Ctrl-C, SIGTERM or a failed run, the same command goes on where it was stopped, also in
+the middle of a run. After a kill, what was running goes on alone, and the same command takes it up later. Test
+accuracy is that of the epoch with the lowest validation loss, read once when a run ends.
 """
 
 import argparse
 import csv
 import hashlib
 import io
+import itertools
+import json
 import os
 import re
 import shlex
-import signal
 import statistics
 import subprocess
 import sys
@@ -35,8 +37,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
@@ -44,15 +47,16 @@ from filelock import FileLock, Timeout
 
 from cnn_lightning import ImageClassifier, plots
 from cnn_lightning.cli import runs
-from cnn_lightning.cli.command import command, processor, shown
-from cnn_lightning.errors import UsageError, exit_with
+from cnn_lightning.cli.command import OptionParser, command, processor, shown
+from cnn_lightning.errors import UsageError
 from cnn_lightning.files import write_file
 
 ROOT = Path(__file__).parents[1]
+RECIPES = "cnn_lightning/recipes"  # from there
 KEYS = {"variants", "data", "seeds", "options"}  # of grid.yaml
 # What a row says; the first four, of what it is the result.
 COLUMNS = (
-    "variant", "data", "seed", "options", "weights", "test_acc", "test_loss", "val_acc", "epoch", "seconds",
+    "variant", "data", "seed", "digest", "options", "weights", "test_acc", "test_loss", "val_acc", "epoch", "seconds",
     "images_per_second", "threads", "jobs", "processor", "torch", "finished",
 )  # fmt: skip
 Row = Mapping[str, str]
@@ -66,31 +70,42 @@ class Cell:
         variant: Its name.
         data: The dataset, "" for that of the options.
         seed: The seed.
-        options: Options of ``scripts/fit.py``.
+        recipe: The recipe that the options begin with, if they do.
+        options: The other options of ``scripts/fit.py``.
     """
 
     variant: str
     data: str
     seed: int
-    options: str
+    recipe: Path | None
+    options: tuple[str, ...]
 
     @property
-    def key(self) -> tuple[str, ...]:
-        """What tells its row from others."""
-        return (self.variant, self.data, str(self.seed), self.options)
+    def asked(self) -> str:
+        """Recipe and options, for people."""
+        return shlex.join([*(["--config", self.recipe.name] if self.recipe else []), *self.options])
 
     def __str__(self) -> str:
         return f"{self.variant}{f' on {self.data}' if self.data else ''}, seed {self.seed}"
 
+    @cached_property
+    def key(self) -> tuple[str, str, str, str]:
+        """What tells its row from others; the last is a digest of the options and of what the recipe says."""
+        lines = self.recipe.read_text(encoding="utf-8").splitlines() if self.recipe and self.recipe.is_file() else []
+        says = [line for line in lines if not line.startswith("#")]
+        digest = hashlib.sha256(json.dumps([says, self.options]).encode()).hexdigest()
+        return (self.variant, self.data, str(self.seed), digest[:8])
+
     def folder(self, logs: Path) -> Path:
-        """Where it is trained: for other options of the same name, elsewhere."""
-        name = re.sub(r"[^\w.-]+", "_", f"{self.variant}-{self.data}-{self.seed}")
-        return logs / f"{name}-{hashlib.sha256(self.options.encode()).hexdigest()[:8]}"
+        """Where it is trained."""
+        return logs / re.sub(r"[^\w.-]+", "_", "-".join(self.key))
 
     def command(self, logs: Path) -> list[str]:
         """What trains it, or goes on with it."""
         return [
-            *(sys.executable, str(ROOT / "scripts/fit.py"), *shlex.split(self.options)),
+            *(sys.executable, str(ROOT / "scripts/fit.py")),
+            *([f"--config={self.recipe}"] if self.recipe else []),
+            *self.options,
             *([f"--data={self.data}"] if self.data else []),
             *(f"--seed_everything={self.seed}", f"--trainer.default_root_dir={self.folder(logs)}"),
             *("--ckpt_path=last", "--trainer.enable_progress_bar=false", "--dashboard=false"),
@@ -99,12 +114,7 @@ class Cell:
 
 def read_options(args: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            exit_with(f"{message} (--help shows all options)")
-
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     parser.add_argument("folder", type=Path, help="has grid.yaml, and gets the results")
     parser.add_argument("--nets", nargs="+", default=[], help="networks to compare")
     parser.add_argument("--recipes", nargs="+", default=[], help="recipes to compare, by name")
@@ -132,15 +142,16 @@ def compare(args: Sequence[str]) -> None:
     except Timeout:
         raise UsageError(f"another process compares in {options.folder}: wait for it, or name another folder") from None
     with lock:
-        cells = list(grid_cells(read_grid(options), options.folder))
+        cells = read_grid(options)
         results = Results(options.folder / "runs.csv", cells)
-        left = [cell for cell in cells if cell.key not in results.rows]
+        done = results.rows
+        left = [cell for cell in cells if cell.key not in done]
         print(
             f"{len(cells)} runs, {len(cells) - len(left)} of them done; results in {shown(options.folder)}", flush=True
         )
         failed = run_all(left, results, options)
         results.write_tables()
-    print(f"\n{(options.folder / 'table.md').read_text()}" if results.rows else "\nNo results yet.")
+    print(f"\n{(options.folder / 'table.md').read_text(encoding='utf-8')}" if results.rows else "\nNo results yet.")
     if failed:
         print(f"{len(failed)} runs failed; the same command tries them again:", file=sys.stderr)
         for cell, reason in failed.items():
@@ -148,42 +159,77 @@ def compare(args: Sequence[str]) -> None:
         sys.exit(1)
 
 
-def read_grid(options: argparse.Namespace) -> dict[str, Any]:
-    """Read what is compared from grid.yaml, or make it from the options and write it there."""
-    path, grid = options.folder / "grid.yaml", {}
-    if path.exists():
-        try:
-            grid = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} is no YAML: {error}") from error
-        if not isinstance(grid, dict) or not set(grid) <= KEYS or not isinstance(grid.get("variants"), dict):
-            raise UsageError(f"{path}: expected variants, with names and options, and beside it data, seeds, options")
+def read_grid(options: argparse.Namespace) -> list[Cell]:
+    """Read what is compared from grid.yaml, or make it from the options and write it there; all its runs."""
+    path = options.folder / "grid.yaml"
     variants = {net: f"--model.net {net}" for net in options.nets}
-    variants |= {name: f"--config {shown(ROOT / 'cnn_lightning/recipes' / name)}.yaml" for name in options.recipes}
+    variants |= {name: f"--config {RECIPES}/{name}.yaml" for name in options.recipes}
     asked = {"variants": variants or None, "data": options.data, "seeds": options.seeds, "options": options.options}
-    changes = {name: value for name, value in asked.items() if value is not None and value != grid.get(name)}
-    if changes:
-        grid |= changes
-        if grid.get("variants"):
-            write_file(path, yaml.safe_dump(grid, sort_keys=False, allow_unicode=True, width=1000).encode())
-    if not grid.get("variants"):
-        raise UsageError(f"nothing to compare: name --nets or --recipes, or write {path} (see --help)")
-    return grid
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if not path.exists():
+        if not variants:
+            raise UsageError(f"nothing to compare: name --nets or --recipes, or write {path} (see --help)")
+        cells = grid_cells(asked, path)
+        write_file(path, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True, width=1000).encode())
+        return cells
+    try:
+        grid = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no YAML: {error}") from error
+    cells = grid_cells(grid, path)
+    for name, value in asked.items():
+        if value != grid.get(name):
+            raise UsageError(f"{path} has other {name}: change it there, or name another folder")
+    return cells
 
 
-def grid_cells(grid: Mapping[str, Any], folder: Path) -> Iterator[Cell]:
-    """All runs of a grid, seed after seed, so that every variant has a result soon."""
-    for seed in grid.get("seeds") or (0, 1, 2):
-        for data in grid.get("data") or ("",):
-            for name, own in grid["variants"].items():
-                if isinstance(own, Mapping):
-                    own = own.get(data)
-                if not isinstance(own, str) or type(seed) is not int:
-                    raise UsageError(f"{folder / 'grid.yaml'}: {name} has no options for {data}, or {seed} is no seed")
-                # The variant has the last word, but a recipe's own does not count for that.
-                recipe, rest = re.fullmatch(r"(--config[ =]\S+)?(.*)", own.strip(), re.DOTALL).groups()
-                words = shlex.split(f"{recipe or ''} {grid.get('options') or ''} {rest}")
-                yield Cell(name, data, seed, shlex.join(words))
+def grid_cells(grid: Any, path: Path) -> list[Cell]:
+    """All runs of a grid, seed after seed, so that every variant has a result soon.
+
+    Raises:
+        UsageError: The grid is none.
+    """
+    if not isinstance(grid, dict) or not set(grid) <= KEYS or not isinstance(grid.get("variants"), dict):
+        raise UsageError(f"{path}: expected variants, with names and options, and beside it {', '.join(sorted(KEYS))}")
+    seeds, datasets = grid.get("seeds", [0, 1, 2]), grid.get("data", [""])
+    if not is_list_of(int, seeds):
+        raise UsageError(f"{path}: expected different numbers as seeds, like [0, 1, 2]")
+    if not is_list_of(str, datasets):
+        raise UsageError(f"{path}: expected different names as data, like [MNIST, FashionMNIST]")
+    cells = []
+    for seed, data, (name, own) in itertools.product(seeds, datasets, grid["variants"].items()):
+        options = own.get(data) if isinstance(own, dict) else own
+        of = f"{name}{data and f' for {data}'}"
+        words, shared = words_of(options, f"{path}: {of}"), words_of(grid.get("options", ""), f"{path}: all")
+        recipe = None
+        if words[:1] == ["--config"] and len(words) > 1:
+            recipe, words = Path(words[1]), words[2:]
+            recipe = recipe if recipe.is_file() else ROOT / recipe
+        # The variant has the last word, but what its recipe says does not count for that.
+        cells.append(Cell(str(name), data, seed, recipe, (*shared, *words)))
+    return cells
+
+
+def words_of(options: Any, what: str) -> list[str]:
+    """Split options as a shell does.
+
+    Raises:
+        UsageError: They are no text, or a quote is open.
+    """
+    try:
+        if isinstance(options, str):
+            return shlex.split(options)
+        problem = f"they are {options}"
+    except ValueError as error:
+        problem = str(error)
+    raise UsageError(f"{what}: expected options as text ({problem})")
+
+
+def is_list_of(kind: type, values: Any) -> bool:
+    """Whether it is a list of one type, without repetitions, that is not empty."""
+    return (
+        isinstance(values, list) and bool(values) and {*map(type, values)} == {kind} and len({*values}) == len(values)
+    )
 
 
 class Results:
@@ -192,9 +238,6 @@ class Results:
     Args:
         path: The CSV file.
         cells: The runs of the grid; rows of others are kept, but are not in the table.
-
-    Attributes:
-        rows: Those of the grid, by the key of the run.
     """
 
     def __init__(self, path: Path, cells: Sequence[Cell]) -> None:
@@ -215,7 +258,8 @@ class Results:
 
     def add(self, cell: Cell, result: Mapping[str, Any]) -> None:
         """Add a row, and bring it to the disk."""
-        row = dict(zip(COLUMNS, cell.key, strict=False)) | {name: str(value) for name, value in result.items()}
+        key = dict(zip(COLUMNS, cell.key, strict=False))
+        row = key | {"options": cell.asked} | {name: str(value) for name, value in result.items()}
         self._all[cell.key] = row
         write_file(self.path, as_csv(COLUMNS, ([row[name] for name in COLUMNS] for row in self._all.values())))
         self.write_tables()
@@ -288,7 +332,8 @@ def as_markdown(summaries: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
 
 def run_all(cells: Sequence[Cell], results: Results, options: argparse.Namespace) -> dict[Cell, str]:
     """Run the cells, some at a time; returns those that failed, and why."""
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores // options.jobs)
     environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     machine = {"threads": environment["OMP_NUM_THREADS"], "jobs": options.jobs, "processor": processor()}
     waiting, running, failed = deque(cells), {}, {}
@@ -315,7 +360,14 @@ def run_all(cells: Sequence[Cell], results: Results, options: argparse.Namespace
                     failed[cell] = why(cell.folder(options.logs) / "output.txt")
                     print(number, f"failed: {failed[cell]}", flush=True)
                     continue
-                result = read_run(cell.folder(options.logs)) | machine
+                try:
+                    result = read_run(cell.folder(options.logs)) | machine
+                except (UsageError, KeyError) as error:
+                    failed[cell] = (
+                        f"its folder has no result ({error}): leave tests, checkpoints and curves switched on"
+                    )
+                    print(number, f"failed: {failed[cell]}", flush=True)
+                    continue
                 results.add(cell, result)
                 seconds = sum(map(results.seconds, [*waiting, *running.values()])) / options.jobs
                 left = f"about {seconds / 60:.0f} min left" if waiting or running else "done"
@@ -323,7 +375,7 @@ def run_all(cells: Sequence[Cell], results: Results, options: argparse.Namespace
     finally:
         for process in running:  # stopped by Ctrl-C or a signal: they save, too
             with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGINT)
+                process.terminate()  # not Ctrl-C, which a process does not hear if this one was started with &
         for process in running:
             process.wait()
     return failed
@@ -339,9 +391,9 @@ def why(output: Path) -> str:
 def read_run(folder: Path) -> dict[str, Any]:
     """The result of a run, from its checkpoint and its curves."""
     best = runs.newest_checkpoint(folder.glob("*-*"))
+    checkpoint = runs.read_checkpoint(best)
     scalars = plots.read_scalars(best.parents[1])
     last = {tag: points[-1][1] for tag, points in scalars.items()}
-    epoch = runs.epoch_of(runs.read_checkpoint(best))
     seconds, speeds = (dict(scalars[f"epoch/{name}"]) for name in ("seconds", "images_per_second"))
     images = sum(speeds[number] * seconds[number] for number in seconds)
     net = ImageClassifier.load_from_checkpoint(best, map_location="cpu").net
@@ -349,8 +401,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         "weights": sum(weight.numel() for weight in net.parameters()),
         "test_acc": round(last["test/acc"], 6),
         "test_loss": round(last["test/loss"], 6),
-        "val_acc": round(dict(scalars["epoch/val_acc"])[epoch], 6),
-        "epoch": epoch,
+        "val_acc": round(dict(scalars["val/acc"])[checkpoint["global_step"]], 6),
+        "epoch": runs.epoch_of(checkpoint),
         "seconds": round(sum(seconds.values()), 1),
         "images_per_second": round(images / sum(seconds.values())),
         "torch": torch.__version__,

@@ -8,18 +8,16 @@ from 0 to 255), for clothing also mirrored. Who learns a duplicate by heart is r
 understood anything, and wrong where the two have different labels.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from cnn_lightning import pictures
-from cnn_lightning.cli.command import command
+from cnn_lightning.cli.command import OptionParser, command
 from cnn_lightning.data import MNIST, FashionMNIST
-from cnn_lightning.errors import UsageError, exit_with
+from cnn_lightning.errors import UsageError
 
 DATASETS = {"MNIST": MNIST, "FashionMNIST": FashionMNIST}
 LIMITS = (0, 1, 2, 5, 10, 15, 20)  # RMS
@@ -29,17 +27,13 @@ SHOWN = 16  # pairs in the picture
 @command
 def duplicates(args: Sequence[str]) -> None:
     """Count the duplicates, print a table, and draw the nearest pairs that differ."""
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            exit_with(f"{message} (--help shows all options)")
-
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     parser.add_argument("--data", choices=DATASETS, default="FashionMNIST", help="default: FashionMNIST")
     parser.add_argument("--picture", type=Path, help=f"draw {SHOWN} near duplicates to this new file")
     options = parser.parse_args(args)
-    if options.picture and options.picture.exists():
-        raise UsageError(f"{options.picture} is there already: change --picture")
+    picture = options.picture
+    if picture and (picture.exists() or picture.suffix != ".png" or not picture.parent.is_dir()):
+        raise UsageError(f"--picture {picture}: expected a new file with the end .png in a folder that is there")
     data = DATASETS[options.data]()
     data.prepare_data()
     (train, train_labels), (test, test_labels) = data.read(train=True), data.read(train=False)

@@ -3,22 +3,21 @@
     python scripts/evaluate.py A.ckpt B.ckpt C.ckpt --tta true --report logs/ensemble
     python scripts/mistakes.py logs/ensemble/predictions_ensemble.csv --into docs/results/mnist_mistakes
 
-Makes a page, README.md, and a picture of all mistakes. Northcutt, Athalye and Mueller (2021, "Pervasive label errors in
-test sets destabilize machine learning benchmarks", arXiv 2103.14749) had five people look at every test image whose
+Makes a page, mistakes.md, and a picture of all mistakes. Northcutt, Athalye and Mueller (2021, "Pervasive label errors
+in test sets destabilize machine learning benchmarks", arXiv 2103.14749) had five people look at every test image whose
 label their method doubted; of 15 images fewer than three confirmed the label. A network that is right about these has
 learnt the noise of the labels, or was lucky.
 """
 
-import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from cnn_lightning import pictures
-from cnn_lightning.cli.command import command, make_folder, shown
+from cnn_lightning.cli.command import OptionParser, command, make_folder, shown
 from cnn_lightning.data import MNIST
-from cnn_lightning.errors import UsageError, exit_with
+from cnn_lightning.errors import UsageError
 from cnn_lightning.files import write_file
 
 
@@ -57,19 +56,17 @@ WRONG_LABELS = {
 @command
 def mistakes(args: Sequence[str]) -> None:
     """Write the page and the picture."""
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            exit_with(f"{message} (--help shows all options)")
-
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = OptionParser(__doc__)
     parser.add_argument("predictions", type=Path, help="predictions.csv of a report of scripts/evaluate.py on MNIST")
     parser.add_argument("--into", type=Path, required=True, help="folder of the page")
     options = parser.parse_args(args)
+    path = options.into / "mistakes.md"
+    if path.exists():
+        raise UsageError(f"{path} is there already: change --into, or move it away")
     rows = read_predictions(options.predictions)
     wrong = [row for row in rows if row["correct"] == "0"]
     make_folder(options.into, "--into")
-    write_file(options.into / "README.md", page(rows, wrong).encode())
+    write_file(path, page(rows, wrong).encode())
     if wrong:
         data = MNIST()
         data.prepare_data()
@@ -77,7 +74,7 @@ def mistakes(args: Sequence[str]) -> None:
         captions = [f"{row['index']}{'*' * (int(row['index']) in WRONG_LABELS)}\n{verdict(row)}" for row in wrong]
         picture = pictures.grid(images[[int(row["index"]) for row in wrong], 0].numpy(), captions, columns=10)
         picture.save(options.into / "mistakes.png", optimize=True)
-    print(f"{len(wrong)} mistakes in {shown(options.into / 'README.md')}")
+    print(f"{len(wrong)} mistakes in {shown(path)}")
 
 
 def read_predictions(path: Path) -> list[dict[str, str]]:

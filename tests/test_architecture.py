@@ -40,7 +40,7 @@ ALLOWED = {
     "recipes": set(),
     "__init__": {"classifier", "data", "nets"},
 }
-# The networks are plain PyTorch.
+# The networks know nothing of Lightning.
 OUTSIDE = {
     "nets": {"torch", "torchvision"},
     "schedules": {"torch"},

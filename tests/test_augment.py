@@ -114,7 +114,9 @@ class TestErase:
             erase = Erase(probability)
             draws = erase.draw(100, np.random.default_rng(1))
             assert draws[:, 0].mean() == share
-            assert erase(images, draws).dtype == torch.float32
+            erased = erase(images, draws)
+            assert erased.dtype == torch.float32
+            assert (erased != 99).flatten(1).any(1).float().mean() == share
 
 
 def test_changes_are_made_one_after_the_other():

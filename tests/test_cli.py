@@ -466,7 +466,10 @@ class TestErrors:
                 "--model.compile_mode reduce-overhead --trainer.accumulate_grad_batches 2",
                 "compile_mode reduce-overhead does not go with --trainer.accumulate_grad_batches",
             ),
-            ("--data.flip true", "flip is true, expected false, for mirrored digits are no digits: change --data.flip"),
+            (
+                "--data.flip true",
+                "flip is true, expected false for MNIST, of which a mirrored image is none: change --data.flip",
+            ),
             ("--data.erase 2", "erase is 2.0, expected 0 to 1: change --data.erase"),
             ("--data.shift 40", "shift is 40, expected 0 to 27 pixels: change --data.shift"),
             ("--model.optimizer ConvMuo", "--model.optimizer ConvMuo: there is no such class; did you mean ConvMuon?"),

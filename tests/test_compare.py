@@ -58,11 +58,12 @@ class TestRuns:
         variants = {"variants": {"MLP": "--model.net MLP"}}  # the grid is now without the one that failed
         grid = yaml.safe_load(Path("mine/grid.yaml").read_text()) | variants
         Path("mine/grid.yaml").write_text(yaml.safe_dump(grid))
-        before = Path("mine/runs.csv").read_bytes(), Path("mine/table.csv").read_bytes()
+        files = [path for path in Path("logs").rglob("*") if path.is_file()]
+        before = Path("mine/table.csv").read_bytes(), {path: path.stat().st_mtime_ns for path in files}
         script.compare(["mine"])
         assert "1 runs, 1 of them done" in capsys.readouterr().out
-        assert (Path("mine/runs.csv").read_bytes(), Path("mine/table.csv").read_bytes()) == before
-        assert [path.name for path in run.parent.glob("version_*")] == ["version_0"]
+        files = [path for path in Path("logs").rglob("*") if path.is_file()]
+        assert (Path("mine/table.csv").read_bytes(), {path: path.stat().st_mtime_ns for path in files}) == before
 
     def test_goes_on_where_it_was_stopped(self, script, capsys):
         """With the result of a comparison that nothing stopped."""
@@ -90,19 +91,18 @@ class TestRuns:
         (output,) = Path("logs").glob("**/output.txt")
         assert "Going on from" in output.read_text()
         (stopped,), (whole,) = rows(), rows("other/runs.csv")
-        same = {"seconds", "images_per_second", "finished"} ^ stopped.keys()
+        same = stopped.keys() - {"seconds", "images_per_second", "finished"}
         assert {name: stopped[name] for name in same} == {name: whole[name] for name in same}
 
 
 class TestGrid:
     def cells(self, script, **grid):
-        return list(script.grid_cells(grid, Path("mine")))
+        return script.grid_cells(grid, Path("mine/grid.yaml"))
 
     def test_has_every_variant_on_every_dataset_with_every_seed(self, script):
-        cells = self.cells(
-            script, variants={"a": "--x 1", "b": {"M": "--y m", "F": "--y f"}}, data=["M", "F"], seeds=[4, 7]
-        )
-        assert [(cell.seed, cell.data, cell.variant, cell.options) for cell in cells] == [
+        variants = {"a": "--x 1", "b": {"M": "--y m", "F": "--y f"}}
+        cells = self.cells(script, variants=variants, data=["M", "F"], seeds=[4, 7])
+        assert [(cell.seed, cell.data, cell.variant, cell.asked) for cell in cells] == [
             (seed, data, name, options)
             for seed in (4, 7)
             for data in ("M", "F")
@@ -111,19 +111,29 @@ class TestGrid:
         assert len({cell.folder(Path("logs")) for cell in cells}) == 8
 
     def test_variant_has_the_last_word_but_for_a_recipe(self, script):
-        cells = self.cells(script, variants={"a": "--x 1", "b": "--config r.yaml --x 2"}, options="--x 0", seeds=[0])
-        assert [cell.options for cell in cells] == ["--x 0 --x 1", "--config r.yaml --x 0 --x 2"]
+        variants = {"a": "--x 1", "b": "--config cnn_lightning/recipes/fast_mnist.yaml --x 2"}
+        cells = self.cells(script, variants=variants, options="--x 0", seeds=[0])
+        assert [cell.asked for cell in cells] == ["--x 0 --x 1", "--config fast_mnist.yaml --x 0 --x 2"]
+        command = cells[1].command(Path("logs"))
+        assert command[2] == f"--config={REPOSITORY}/cnn_lightning/recipes/fast_mnist.yaml"  # found from anywhere
+        assert command[3:7] == ["--x", "0", "--x", "2"]
 
-    def test_other_options_are_another_run(self, script):
-        one, two = (self.cells(script, variants={"a": options}, seeds=[0])[0] for options in ("--x 1", "--x 2"))
-        assert one.key != two.key
-        assert one.folder(Path("logs")) != two.folder(Path("logs"))
+    def test_other_options_or_another_recipe_are_another_run(self, script):
+        recipe = Path("recipe.yaml")
+        recipe.write_text("# Measured: 1 %\ntrainer:\n  max_epochs: 3\n")
 
-    def test_recipes_are_found_from_anywhere(self, script):
-        Path("mine").mkdir()
-        grid = script.read_grid(script.read_options(["mine", "--recipes", "fast_mnist"]))
-        (cell,) = script.grid_cells(grid | {"seeds": [0]}, Path("mine"))
-        assert Path(cell.options.split()[1]).is_file()
+        def made(options):
+            (cell,) = self.cells(script, variants={"a": options}, seeds=[0])
+            return cell.key, cell.folder(Path("logs"))
+
+        same = [made(options) for options in ("--config recipe.yaml", "--config  recipe.yaml")]
+        assert same[0] == same[1]
+        recipe.write_text("# Measured: 2 %\ntrainer:\n  max_epochs: 3\n")
+        assert made("--config recipe.yaml") == same[0]
+        recipe.write_text("# Measured: 2 %\ntrainer:\n  max_epochs: 4\n")
+        others = [made(options) for options in ("--config recipe.yaml", "--x 1", "--x 2")]
+        for part in (0, 1):
+            assert len({made[part] for made in (same[0], *others)}) == 4
 
     @pytest.mark.parametrize(
         ("grid", "message"),
@@ -132,8 +142,16 @@ class TestGrid:
             ("[1, 2", "mine/grid.yaml is no YAML"),
             ("variants: [a]", "mine/grid.yaml: expected variants, with names and options"),
             ("variants: {a: --x}\nseed: [1]", "mine/grid.yaml: expected variants"),
-            ("variants: {a: {MNIST: --x}}\ndata: [Digits]", "a has no options for Digits"),
-            ("variants: {a: --x}\nseeds: [one]", "one is no seed"),
+            (
+                "variants: {a: {MNIST: --x}}\ndata: [Digits]",
+                "grid.yaml: a for Digits: expected options as text (they are None)",
+            ),
+            ("variants: {a: '--x \"b'}", "a: expected options as text (No closing quotation)"),
+            ("variants: {a: --x}\noptions: 3", "all: expected options as text"),
+            ("variants: {a: --x}\nseeds: [one]", "expected different numbers as seeds"),
+            ("variants: {a: --x}\nseeds: 3", "expected different numbers as seeds"),
+            ("variants: {a: --x}\nseeds: [0, 0]", "expected different numbers as seeds"),
+            ("variants: {a: --x}\ndata: MNIST", "expected different names as data"),
         ],
     )
     def test_mistakes_are_said_in_one_line(self, script, capsys, grid, message):
@@ -141,6 +159,15 @@ class TestGrid:
         if grid is not None:
             Path("mine/grid.yaml").write_text(grid)
         assert message in error_of(script, capsys, "mine")
+
+    def test_a_grid_that_is_there_stays(self, script, capsys):
+        Path("mine").mkdir()
+        Path("mine/grid.yaml").write_text("# mine\nvariants: {a: --x}\nseeds: [0]\n")
+        message = error_of(script, capsys, "mine", "--seeds", "1")
+        assert "mine/grid.yaml has other seeds: change it there, or name another folder" in message
+        assert Path("mine/grid.yaml").read_text().startswith("# mine\n")
+        assert "expected different numbers" in error_of(script, capsys, "new", "--nets", "MLP", "--seeds", "1", "1")
+        assert not Path("new/grid.yaml").exists()
 
     def test_other_mistakes(self, script, capsys):
         assert "change --jobs" in error_of(script, capsys, "mine", "--jobs", "0")
@@ -159,7 +186,9 @@ def result(acc, loss, seconds=60.0):
 
 def test_table_has_mean_and_sample_standard_deviation(script):
     Path("mine").mkdir()
-    cells = [script.Cell(name, data, seed, "--x") for name in ("a", "b") for data in ("M", "F") for seed in (0, 1, 2)]
+    cells = [
+        script.Cell(name, data, seed, None, ()) for name in ("a", "b") for data in ("M", "F") for seed in (0, 1, 2)
+    ]
     results = script.Results(Path("mine/runs.csv"), cells)
     for cell, acc in zip(cells, (0.99, 0.98, 0.97, 0.5, 0.5, 0.5, 0.9), strict=False):
         results.add(cell, result(acc, 1 - acc))

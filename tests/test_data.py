@@ -345,7 +345,6 @@ def tiny_copy(tiny_root, tmp_path):
         {"std": math.inf},
         {"mean": math.nan},
         {"split_seed": -1},
-        {"flip": True},
         {"rotate": -1},
         {"scale": 1.0},
         {"shear": 61},

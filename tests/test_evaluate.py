@@ -148,6 +148,15 @@ class TestTestTimeAugmentation:
         assert figures(run / "report_0", "best.ckpt")["accuracy"] == pytest.approx(accuracy)
         assert f"the mean of the probabilities of {views} views\naccuracy    {accuracy:.2%}" in output
 
+    def test_does_not_change_what_is_said_of_moved_images(self, train, capsys):
+        train("--data.val_size=200", "--trainer.limit_train_batches=2", "--data.pad=1", "--model.net.image_size=30")
+        said = []
+        for tta in ("false", "true"):
+            evaluate([CPU, "--report=false", "--shift=1", f"--tta={tta}"])
+            said.append(re.findall(r"^(?:up to|corner) .*", capsys.readouterr().out, re.MULTILINE))
+        assert len(said[0]) == 2
+        assert said[0] == said[1]
+
 
 class TestWeightAveraging:
     def test_averaged_weights_are_what_is_tested_and_kept(self, train, tiny_root, capsys):

@@ -1,5 +1,6 @@
 """What the commands have in common: errors in one line, and how they speak."""
 
+import argparse
 import errno
 import logging
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from lightning.pytorch import Trainer
@@ -23,6 +25,19 @@ from cnn_lightning.cli.builder import ClassifierCLI
 from cnn_lightning.errors import UsageError, exit_with
 
 say = rank_zero_only(print)
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Reads the options of a script that is no training; what a user can mend becomes one line and exit code 2."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        exit_with(f"{message} (--help shows all options)")
 
 
 def command(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:

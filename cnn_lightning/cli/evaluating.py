@@ -55,14 +55,11 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
         say(f"Testing {what}, device {device_of(cli.trainer)}")
         if not test_checkpoint(cli, cli.ckpt_path):
             return
-        probabilities = cli.scores.scores.double().softmax(dim=1)
         path, name = shown(cli.ckpt_path), _run_name(cli)
-        evaluation = Evaluation(cli.scores.labels, probabilities, cli.datamodule.class_names)
-        if cli.config.tta:
-            evaluation = _mean_of_views(cli, evaluation)
-        evaluations[path] = evaluation
+        evaluation = _evaluation(cli)
         if cli.config.shift is not None:
-            shifts[path if name in shifts else name] = _accuracy_by_shift(cli, evaluations[path].accuracy)
+            shifts[path if name in shifts else name] = _accuracy_by_shift(cli, evaluation.accuracy)
+        evaluations[path] = _mean_of_views(cli, evaluation) if cli.config.tta else evaluation
     if len(clis) > 1:
         evaluations[ENSEMBLE] = Evaluation.ensemble(list(evaluations.values()))
         _say_evaluation(f"Ensemble of these {len(clis)}, the mean of their probabilities", evaluations[ENSEMBLE])
@@ -135,11 +132,9 @@ def _mean_of_views(cli: EvaluateCLI, evaluation: Evaluation) -> Evaluation:
     moves = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)]  # where to begin in an image with a pixel added on every side
     mirrored = (0, 1) if cli.datamodule.can_flip else (0,)
     change = FlipAndShift(flip=True, shift=1)
-    views = [evaluation]
-    for draw in [(flip, *move) for flip in mirrored for move in moves][1:]:
-        _test_on(cli, change(images, torch.tensor(draw).expand(len(images), 3)))
-        probabilities = cli.scores.scores.double().softmax(dim=1)
-        views.append(Evaluation(evaluation.labels, probabilities, evaluation.class_names))
+    draws = [torch.tensor((flip, *move)) for flip in mirrored for move in moves]
+    others = [_evaluate_on(cli, change(images, draw.expand(len(images), 3))) for draw in draws[1:]]
+    views = [evaluation, *others]
     mean = Evaluation.ensemble(views)
     _say_evaluation(f"The same with test-time augmentation, the mean of the probabilities of {len(views)} views", mean)
     return mean
@@ -160,19 +155,26 @@ def _accuracy_by_shift(cli: EvaluateCLI, unmoved: float) -> dict[str, list[tuple
         corners = [
             torch.tensor([0, *corner]).expand(len(images), 3) for corner in itertools.product((0, 2 * pixels), repeat=2)
         ]
-        points["up to"].append((pixels, _test_on(cli, shift(images, anywhere))))
-        points["corner"].append((pixels, float(np.mean([_test_on(cli, shift(images, corner)) for corner in corners]))))
+        points["up to"].append((pixels, _evaluate_on(cli, shift(images, anywhere)).accuracy))
+        in_corners = [_evaluate_on(cli, shift(images, corner)).accuracy for corner in corners]
+        points["corner"].append((pixels, float(np.mean(in_corners))))
     return points
 
 
-def _test_on(cli: EvaluateCLI, images: Tensor) -> float:
-    """Accuracy on changed test images."""
+def _evaluate_on(cli: EvaluateCLI, images: Tensor) -> Evaluation:
+    """Test on changed test images."""
     if cli.trainer.progress_bar_callback:
         cli.trainer.progress_bar_callback.disable()  # there would be one for each of these tests
     data = cli.datamodule
     loader = TensorLoader(images, data.part("test")[1], data.batch_size, data.normalize)
     with ctrl_c_as_usual(cli.trainer):
-        return cli.trainer.test(cli.model, loader, verbose=False)[0]["test/acc"]
+        cli.trainer.test(cli.model, loader, verbose=False)
+    return _evaluation(cli)
+
+
+def _evaluation(cli: EvaluateCLI) -> Evaluation:
+    """What the last test gave."""
+    return Evaluation(cli.scores.labels, cli.scores.scores.double().softmax(dim=1), cli.datamodule.class_names)
 
 
 def _say_shifts(shifts: Shifts) -> None:

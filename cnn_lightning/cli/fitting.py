@@ -51,9 +51,14 @@ def _train(cli: FitCLI) -> None:
     model, data, trainer = cli.model, cli.datamodule, cli.trainer
     if cli.ckpt_path and cli.ckpt_path.stat().st_mtime_ns != cli.saved_at:
         raise UsageError(f"{cli.ckpt_path} was saved anew while this command started: type it again")
-    # The dataset is made ready before Lightning asks for it, so that a mistake leaves no empty run behind.
+    # The dataset and the network are made ready before Lightning starts, so that a mistake leaves no empty run behind.
     data.prepare_data()
     data.setup("fit")
+    if cli.ckpt_path is None:
+        try:
+            model.net.load_pretrained()
+        except ValueError as error:
+            raise UsageError(error) from error
     if cli.ckpt_path:
         say(
             f"Going on from {shown(cli.ckpt_path)}: epoch {runs.epoch_of(cli.checkpoint)}, "

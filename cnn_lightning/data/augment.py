@@ -98,13 +98,16 @@ class Warp:
         self.elastic = elastic
 
     def draw(self, size: int, rng: np.random.Generator) -> Tensor:
-        """Draw for ``size`` images: (size, 3 + 32) float32, angle, size and slant in [-1, 1], moves of the grid."""
+        """Draw for ``size`` images: (size, K) float32, angle, size and slant in [-1, 1], and moves of the grid.
+
+        K is 3, and with ``elastic`` 35.
+        """
         affine = rng.uniform(-1, 1, (size, 3)).astype(np.float32)
         moves = rng.standard_normal((size, 2 * self.GRID**2 if self.elastic else 0), dtype=np.float32)
         return torch.from_numpy(np.concatenate([affine, moves], axis=1))
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Change (B, C, H, W) uint8 or float32 images as (B, 35) numbers from ``draw`` say; float32."""
+        """Change (B, C, H, W) uint8 or float32 images as (B, K) numbers from ``draw`` say; float32."""
         angle, size, slant = draws[:, :3].T
         angle, size = angle * math.radians(self.rotate), 1 + size * self.scale
         slant = (slant * math.radians(self.shear)).tan()
@@ -120,10 +123,11 @@ class Warp:
 
 
 class Erase:
-    """Covers a rectangle of some of the images with grey of random brightness (Zhong et al. 2017, arXiv 1708.04896).
+    """Covers a rectangle of some of the images with grey of random brightness.
 
-    It takes 2 to 40 % of the image and is up to 3.3 times as high as wide, or as wide as high, as in the paper. Here
-    it may reach over the edge, and is cut there.
+    After random erasing (Zhong et al. 2017, arXiv 1708.04896): it takes 2 to 40 % of the image and is up to 3.3 times
+    as high as wide, or as wide as high. Other than there, it is all of one brightness, and where it reaches over the
+    edge it is cut.
 
     Args:
         probability: Share of the images, in [0, 1].
@@ -136,7 +140,10 @@ class Erase:
         self.probability = probability
 
     def draw(self, size: int, rng: np.random.Generator) -> Tensor:
-        """Draw for ``size`` images: (size, 6) float32, whether, middle, height and width in [0, 1], and brightness."""
+        """Draw for ``size`` images: (size, 6) float32, whether, middle, height, width, and brightness.
+
+        All are shares, of the sides of the image and of white; height and width may be above 1.
+        """
         whether = rng.random(size) < self.probability
         down, across, brightness = rng.random((3, size))
         area = rng.uniform(*self.AREA, size)

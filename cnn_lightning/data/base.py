@@ -103,8 +103,6 @@ class ImageDataModule(LightningDataModule, ABC):
         self.image_size = self.SIDE + 2 * pad
         if not 0 <= shift < self.image_size:
             raise UsageError(f"shift is {shift}, expected 0 to {self.image_size - 1} pixels: change --data.shift")
-        if flip and not self.can_flip:
-            raise UsageError("flip is true, expected false, for mirrored digits are no digits: change --data.flip")
         for name, value, most in (
             ("rotate", rotate, 180),
             ("scale", scale, 0.9),
@@ -152,13 +150,18 @@ class ImageDataModule(LightningDataModule, ABC):
         """Read what a stage needs, once: the training images to fit and to validate, the test images to test.
 
         Raises:
-            UsageError: ``val_size`` does not fit the dataset, or a file is missing or damaged.
+            UsageError: ``val_size`` or ``flip`` does not fit the dataset, or a file is missing or damaged.
         """
         if stage == "test":
             if "test" not in self._parts:
                 images, labels = self.read(train=False)
                 self._parts["test"] = self.padded(images), labels
         elif "train" not in self._parts:
+            if self.hparams["flip"] and not self.can_flip:
+                raise UsageError(
+                    f"flip is true, expected false for {type(self).__name__}, of which a mirrored image is none: "
+                    "change --data.flip"
+                )
             images, labels = self.read(train=True)
             images = self.padded(images)
             train, val = stratified_split(labels, self._val_count(len(labels)), self.split_seed)

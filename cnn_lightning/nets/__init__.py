@@ -1,4 +1,4 @@
-"""The networks: plain PyTorch, one per file, all under the contract of ``ConvNet``."""
+"""The networks: plain PyTorch and torchvision, one per file, all under the contract of ``ConvNet``."""
 
 from cnn_lightning.nets.base import ConvNet
 from cnn_lightning.nets.deep_cnn import DeepCNN

@@ -19,7 +19,7 @@ class ConvNet(nn.Module, ABC):
         image_size: Side of an image in pixels.
 
     Attributes:
-        features: (B, in_channels, image_size, image_size) -> (B, channels, side, side)
+        features: (B, in_channels, image_size, image_size) -> (B, channels, side, side), or flat as the head wants it
         head: (B, channels * side * side) -> (B, num_classes)
         init_args: The arguments that the network was built with, so that a checkpoint can build it again.
 
@@ -59,7 +59,13 @@ class ConvNet(nn.Module, ABC):
         return self.head(self.features(images).flatten(1))
 
     def load_pretrained(self) -> None:
-        """Read weights to begin with, where a network has any; called when a new training starts."""
+        """Read weights to begin a new training with, where a network has any.
+
+        ``scripts/fit.py`` calls it, unless a run goes on. A checkpoint has the weights of all networks.
+
+        Raises:
+            ValueError: They cannot be read.
+        """
 
 
 def check_positive(**settings: int) -> None:

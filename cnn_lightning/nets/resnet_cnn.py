@@ -63,7 +63,7 @@ class ResNetCNN(ConvNet):
         self.features = nn.Sequential(*layers, nn.BatchNorm2d(before), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
         self.head = nn.Linear(before, num_classes)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):  # as in the paper; PyTorch's own start is several times as small
+            if isinstance(layer, nn.Conv2d):  # as in the paper's code
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 

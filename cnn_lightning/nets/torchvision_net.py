@@ -1,5 +1,6 @@
 """Networks of torchvision, with weights learnt on ImageNet or without."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -24,8 +25,8 @@ class TorchvisionNet(ConvNet):
         image_size: Side of an image in pixels.
         name: Name of a classification network in torchvision: resnet18, mobilenet_v3_small, efficientnet_b0, ...
         weights: A file of weights as torchvision publishes it for this network, such as resnet18-f37072fd.pth, or
-            "download" for those that torchvision thinks best. It is read when training starts, and not wanted
-            afterwards: checkpoints have the weights. Default: the weights are random.
+            "download" for those that torchvision thinks best; ``load_pretrained`` reads it. Default: the weights are
+            random.
         enlarge: Factor by which the side of an image is enlarged first, for these networks are made for larger ones.
 
     Raises:
@@ -80,7 +81,11 @@ class TorchvisionNet(ConvNet):
             return
         state, net = self._read_weights(), self.features[-1]
         first, last = _first_and_last(models.get_model(self.name, weights=None))
-        state = {key: value for key, value in state.items() if not key.startswith(f"{last}.")}
+        for key in [key for key in state if key.startswith(f"{last}.")]:
+            del state[key]  # in place, because mnasnet wants to know the version, which is an attribute of state
+        for key in [key for key in state if "denselayer" in key]:
+            # Published weights of densenet have names that PyTorch takes no more: norm.1.weight is norm1.weight.
+            state[re.sub(r"\b(norm|conv)\.(\d)\.", r"\1\2.", key)] = state.pop(key)
         kernels = state.get(f"{first}.weight")
         if kernels is not None:
             shared = kernels.sum(dim=1, keepdim=True) / self.in_channels
@@ -98,11 +103,11 @@ class TorchvisionNet(ConvNet):
                 return models.get_model_weights(self.name).DEFAULT.get_state_dict(progress=False, check_hash=True)
             state = torch.load(Path(self.weights), map_location="cpu", weights_only=True)
         except Exception as error:  # of many kinds: no file, no server, no checkpoint
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"cannot read the weights {self.weights} ({reason}): change --model.net.weights"
             ) from error
-        if not isinstance(state, dict):
+        if not isinstance(state, dict) or not all(isinstance(weight, Tensor) for weight in state.values()):
             raise ValueError(f"{self.weights} holds no weights by name: change --model.net.weights")
         return state
 

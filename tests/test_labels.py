@@ -1,0 +1,106 @@
+"""Of ``scripts/duplicates.py`` and ``scripts/mistakes.py``."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"scripts/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def error_of(command, capsys, *args):
+    with pytest.raises(SystemExit) as end:
+        command(args)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+DUPLICATES, MISTAKES = load("duplicates"), load("mistakes")
+
+
+class TestDuplicates:
+    def test_nearest_is_found_mirrored_or_not(self):
+        train = torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        near = train[31].clone()
+        near[0, 0, 0] = near[0, 0, 0] ^ 128
+        test = torch.stack([train[7], train[20].flip(2), near])
+        distance, index, mirrored = DUPLICATES.nearest_images(test, train, flip=True)
+        assert index.tolist() == [7, 20, 31]
+        assert mirrored.tolist() == [False, True, False]
+        assert distance.tolist() == pytest.approx([0, 0, 128 / 28])
+        distance, _, mirrored = DUPLICATES.nearest_images(test, train, flip=False)
+        assert distance[1] > 50
+        assert not mirrored.any()
+
+    def test_counts_and_draws(self, tiny_root, monkeypatch, capsys):
+        monkeypatch.setenv("CNN_LIGHTNING_DATA", str(tiny_root))
+        images = DUPLICATES.FashionMNIST.read
+
+        def with_copies(self, train):
+            found, labels = images(self, train)
+            if not train:  # two test images are training images, one with another label
+                found[:2], labels[:2] = images(self, True)[0][:2], torch.tensor([labels[0], 9])
+            return found, labels
+
+        monkeypatch.setattr(DUPLICATES.FashionMNIST, "read", with_copies)
+        DUPLICATES.duplicates(["--picture=pairs.png"])
+        assert "| 0 | 2 | 0 | 1 |" in capsys.readouterr().out
+        assert Path("pairs.png").stat().st_size > 1000
+        for path in ("pairs.png", "pairs", "no/pairs.png"):
+            assert f"--picture {path}: expected a new file" in error_of(
+                DUPLICATES.duplicates, capsys, f"--picture={path}"
+            )
+
+
+class TestMistakes:
+    def test_every_vote_is_of_five_and_too_few_for_the_label(self):
+        assert len(MISTAKES.WRONG_LABELS) == 15
+        for votes in MISTAKES.WRONG_LABELS.values():
+            assert votes.label + votes.other + votes.neither == 5
+            assert votes.label < 3
+
+    def write(self, path, predicted):
+        """All right but for some images: index -> (label, prediction)."""
+        with Path(path).open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["index", "true", "predicted", "correct", *map(str, range(10))])
+            for index in range(10_000):
+                true, guess = predicted.get(index, (1, 1))
+                table.writerow([index, true, guess, int(true == guess), *np.eye(10)[guess] * 0.7 + 0.03])
+
+    def test_page_counts_and_lists(self, monkeypatch, capsys):
+        zeros = torch.zeros(10_000, 1, 28, 28, dtype=torch.uint8), torch.zeros(10_000, dtype=torch.int64)
+        monkeypatch.setattr(MISTAKES.MNIST, "read", lambda self, train: zeros)
+        monkeypatch.setattr(MISTAKES.MNIST, "prepare_data", lambda self: None)
+        self.write("predictions.csv", {947: (8, 9), 3520: (6, 1), 5000: (2, 7)})
+        MISTAKES.mistakes(["predictions.csv", "--into=page"])
+        page = Path("page/mistakes.md").read_text()
+        assert "Of 10,000 test images, 3 are" in page
+        assert "99.97% right. 2 of these are among the 15" in page
+        assert "in 1 of them the network says what was proposed" in page
+        assert "With the other 13 doubtful labels" in page
+        listed, agreed = page.split("The doubtful labels with which")
+        assert "| 947 | 8 | 9 | 73% | 0 the label, 5 a 9, 0 neither |" in listed
+        assert "| 5000 | 2 | 7 | 73% |  |" in listed
+        assert agreed.count(" neither |") == 13
+        assert Path("page/mistakes.png").stat().st_size > 500
+        assert "page/mistakes.md is there already" in error_of(
+            MISTAKES.mistakes, capsys, "predictions.csv", "--into=page"
+        )
+
+    def test_other_files_are_refused(self, capsys):
+        assert "cannot read none.csv" in error_of(MISTAKES.mistakes, capsys, "none.csv", "--into=page")
+        Path("some.csv").write_text("a,b\n1,2\n")
+        assert "some.csv is no predictions.csv" in error_of(MISTAKES.mistakes, capsys, "some.csv", "--into=page")
+        assert not Path("page").exists()

@@ -59,6 +59,7 @@ COLUMNS = (
     "variant", "data", "seed", "digest", "options", "weights", "test_acc", "test_loss", "val_acc", "epoch", "seconds",
     "images_per_second", "threads", "jobs", "processor", "torch", "finished",
 )  # fmt: skip
+OUTPUT = "output.txt"  # in the folder of a run
 Row = Mapping[str, str]
 
 
@@ -333,45 +334,29 @@ def as_markdown(summaries: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
 def run_all(cells: Sequence[Cell], results: Results, options: argparse.Namespace) -> dict[Cell, str]:
     """Run the cells, some at a time; returns those that failed, and why."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // options.jobs)
-    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // options.jobs))} | os.environ
     machine = {"threads": environment["OMP_NUM_THREADS"], "jobs": options.jobs, "processor": processor()}
     waiting, running, failed = deque(cells), {}, {}
     try:
         while waiting or running:
             while waiting and len(running) < options.jobs:
                 cell = waiting.popleft()
-                cell.folder(options.logs).mkdir(parents=True, exist_ok=True)
-                with (cell.folder(options.logs) / "output.txt").open("w") as output:
-                    # In a session of its own, so that Ctrl-C reaches it once, from here.
-                    process = subprocess.Popen(
-                        cell.command(options.logs),
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        env=environment,
-                        start_new_session=True,
-                    )
-                running[process] = cell
+                running[start(cell, options.logs, environment)] = cell
             time.sleep(0.2)
             for process in [process for process in running if process.poll() is not None]:
                 cell = running.pop(process)
-                number = f"[{len(cells) - len(waiting) - len(running)}/{len(cells)}] {cell}:"
-                if process.returncode:
-                    failed[cell] = why(cell.folder(options.logs) / "output.txt")
-                    print(number, f"failed: {failed[cell]}", flush=True)
-                    continue
                 try:
-                    result = read_run(cell.folder(options.logs)) | machine
-                except (UsageError, KeyError) as error:
-                    failed[cell] = (
-                        f"its folder has no result ({error}): leave tests, checkpoints and curves switched on"
-                    )
-                    print(number, f"failed: {failed[cell]}", flush=True)
-                    continue
-                results.add(cell, result)
-                seconds = sum(map(results.seconds, [*waiting, *running.values()])) / options.jobs
-                left = f"about {seconds / 60:.0f} min left" if waiting or running else "done"
-                print(number, f"{result['test_acc']:.2%}, {result['seconds']:.0f} s of training; {left}", flush=True)
+                    result = outcome(process, cell.folder(options.logs))
+                except UsageError as error:
+                    failed[cell] = str(error)
+                    said = f"failed: {error}"
+                else:
+                    results.add(cell, result | machine)
+                    said = f"{result['test_acc']:.2%}, {result['seconds']:.0f} s of training"
+                ended = len(cells) - len(waiting) - len(running)
+                minutes = sum(map(results.seconds, [*waiting, *running.values()])) / options.jobs / 60
+                left = f"; about {minutes:.0f} min left" if minutes else ""
+                print(f"[{ended}/{len(cells)}] {cell}: {said}{left}", flush=True)
     finally:
         for process in running:  # stopped by Ctrl-C or a signal: they save, too
             with suppress(ProcessLookupError):
@@ -381,11 +366,32 @@ def run_all(cells: Sequence[Cell], results: Results, options: argparse.Namespace
     return failed
 
 
-def why(output: Path) -> str:
-    """The line of a failed run's output that says what was wrong."""
-    lines = output.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-    errors = [line for line in lines if line.startswith("error:")]
-    return f"{(errors or lines)[-1]} (all of it in {shown(output)})"
+def start(cell: Cell, logs: Path, environment: Mapping[str, str]) -> subprocess.Popen:
+    """Start a run, whose output goes into its folder."""
+    folder = cell.folder(logs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / OUTPUT).open("w") as output:
+        # In a session of its own, so that Ctrl-C does not reach it: it is stopped from here, once.
+        return subprocess.Popen(
+            cell.command(logs), stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+
+
+def outcome(process: subprocess.Popen, folder: Path) -> dict[str, Any]:
+    """The result of a run that has ended.
+
+    Raises:
+        UsageError: It failed, or left no result.
+    """
+    if process.returncode:
+        output = folder / OUTPUT
+        lines = output.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+        errors = [line for line in lines if line.startswith("error:")]
+        raise UsageError(f"{(errors or lines)[-1]} (all of it in {shown(output)})")
+    try:
+        return read_run(folder)
+    except KeyError as error:
+        raise UsageError(f"{folder} has no {error}: leave tests, checkpoints and curves switched on") from error
 
 
 def read_run(folder: Path) -> dict[str, Any]:

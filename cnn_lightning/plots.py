@@ -171,10 +171,11 @@ def accuracy_by_cost(results: Mapping[tuple[str, str], Mapping[str, Any]], path:
                 if of == data:
                     spread = row["test_acc_sd"]
                     axes.errorbar(row[quantity], row["test_acc"], spread, ls="", ms=6, lw=1, **styles[variant])
-            _tidy(axes, label, f"test accuracy, {data}" if data else "test accuracy")
+            accuracy = f"test accuracy, {data}" if data else "test accuracy"
+            _tidy(axes, label, accuracy if quantity == "weights" else "")
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1, symbol=" %"))
+            axes.yaxis.set_major_formatter(_percent())
     legend = [Line2D([], [], ls="", ms=6, label=variant, **style) for variant, style in styles.items()]
     columns = 2 if len(legend) > 4 else 1
     for text in figure.legend(handles=legend, loc="outside lower center", ncols=columns, frameon=False).get_texts():

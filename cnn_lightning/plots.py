@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from PIL import Image
 
 from cnn_lightning.evaluation import BINS, Evaluation
@@ -175,6 +175,8 @@ def accuracy_by_cost(results: Mapping[tuple[str, str], Mapping[str, Any]], path:
             _tidy(axes, label, accuracy if quantity == "weights" else "")
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")
+            low, high = axes.get_xlim()
+            axes.xaxis.set_minor_formatter("{x:,.0f}" if high < 10 * low else NullFormatter())
             axes.yaxis.set_major_formatter(_percent())
     legend = [Line2D([], [], ls="", ms=6, label=variant, **style) for variant, style in styles.items()]
     columns = 2 if len(legend) > 4 else 1

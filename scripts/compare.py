@@ -353,10 +353,10 @@ def run_all(cells: Sequence[Cell], results: Results, options: argparse.Namespace
                 else:
                     results.add(cell, result | machine)
                     said = f"{result['test_acc']:.2%}, {result['seconds']:.0f} s of training"
-                ended = len(cells) - len(waiting) - len(running)
+                ended = len(results.rows) + len(failed)
                 minutes = sum(map(results.seconds, [*waiting, *running.values()])) / options.jobs / 60
                 left = f"; about {minutes:.0f} min left" if minutes else ""
-                print(f"[{ended}/{len(cells)}] {cell}: {said}{left}", flush=True)
+                print(f"[{ended}/{len(results.cells)}] {cell}: {said}{left}", flush=True)
     finally:
         for process in running:  # stopped by Ctrl-C or a signal: they save, too
             with suppress(ProcessLookupError):

@@ -191,6 +191,9 @@ class TestSeveral:
         shown = figures(report, "ensemble")
         assert shown["correct"] == (probabilities.argmax(axis=1) == labels).sum()
         assert shown["loss"] == pytest.approx(-np.log(probabilities[range(100), labels]).mean(), rel=1e-9)
+        first, second = (100 * figures(report, f"version_{k}")["accuracy"] for k in (0, 1))
+        spread = f"{(first + second) / 2:.2f} ± {abs(first - second) / 2**0.5:.2f} %"
+        assert f"Mean and standard deviation of these 2\naccuracy    {spread}" in output
         assert f"Ensemble of these 2, the mean of their probabilities\naccuracy    {shown['accuracy']:.2%}" in output
         for run in runs:
             assert f"{run}/checkpoints/best.ckpt" in (report / "report.html").read_text(encoding="utf-8")

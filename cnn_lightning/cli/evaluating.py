@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
             shifts[path if name in shifts else name] = _accuracy_by_shift(cli, evaluation.accuracy)
         evaluations[path] = _mean_of_views(cli, evaluation) if cli.config.tta else evaluation
     if len(clis) > 1:
+        accuracies = [100 * evaluation.accuracy for evaluation in evaluations.values()]
+        spread = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %"
+        say(f"\nMean and standard deviation of these {len(clis)}\naccuracy    {spread}")
         evaluations[ENSEMBLE] = Evaluation.ensemble(list(evaluations.values()))
         _say_evaluation(f"Ensemble of these {len(clis)}, the mean of their probabilities", evaluations[ENSEMBLE])
     if shifts:

@@ -13,8 +13,8 @@ RECIPES = sorted((REPOSITORY / "cnn_lightning/recipes").rglob("*.yaml"))
 def test_every_article_and_record_has_one():
     nets = {network(yaml.safe_load(path.read_text())) for path in RECIPES}
     assert nets >= {"SigmoidCNN", "WideCNN", "DropoutCNN", "LeNetCNN", "TwoLayerCNN", "FastCNN", "DeepCNN"}
-    records = {path.stem for path in RECIPES if path.stem.startswith(("record", "tiny"))}
-    assert records >= {"record_mnist", "record_fashion_mnist", "record_fashion_mnist_gpu", "tiny_mnist"}
+    records = {path.stem for path in RECIPES if path.stem.startswith(("record", "tiny", "small"))}
+    assert records >= {"record_fashion_mnist", "record_fashion_mnist_gpu", "tiny_mnist", "small_mnist"}
 
 
 def network(recipe):
@@ -22,7 +22,7 @@ def network(recipe):
     return net if isinstance(net, str) else net["class_path"]
 
 
-@pytest.mark.parametrize(("name", "most"), [("tiny_mnist", 10_000), ("record_mnist", 100_000)])
+@pytest.mark.parametrize(("name", "most"), [("tiny_mnist", 10_000), ("small_mnist", 100_000)])
 def test_small_networks_are_small(name, most):
     path = REPOSITORY / f"cnn_lightning/recipes/{name}.yaml"
     net = VGGCNN(**yaml.safe_load(path.read_text())["model"]["net"].get("init_args", {}))
@@ -56,6 +56,6 @@ class TestEveryRecipe:
         optimizer = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]["optimizer"]
         assert optimizer["class_path"].endswith(f".{recipe['model']['optimizer']['class_path']}")
         assert optimizer["init_args"].items() >= recipe["model"]["optimizer"]["init_args"].items()
-        if not path.stem.startswith(("fast", "record", "tiny")):  # no article decays weights
+        if not path.stem.startswith(("fast", "record", "tiny", "small")):  # no article decays weights
             assert optimizer["init_args"]["weight_decay"] == 0
         assert set(scalars(run)) >= {"train/loss", "val/loss", "test/acc"}

@@ -30,6 +30,13 @@ def test_files_that_are_named_exist():
         assert path.startswith("http") or (REPOSITORY / path).exists(), path
 
 
+def test_tables_are_those_of_the_comparisons():
+    tables = list((REPOSITORY / "docs/results").glob("*/table.md"))
+    assert tables
+    for table in tables:
+        assert table.read_text().strip() in README, table
+
+
 def test_pictures_are_small():
     pictures = list((REPOSITORY / "docs/pictures").iterdir())
     assert {f"docs/pictures/{picture.name}" for picture in pictures} == set(re.findall(r"!\[.*\]\((.*)\)", README))

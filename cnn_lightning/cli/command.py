@@ -17,10 +17,10 @@ from typing import NoReturn
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from cnn_lightning.cli import runs
 from cnn_lightning.cli.builder import ClassifierCLI
 from cnn_lightning.errors import UsageError, exit_with
 
@@ -113,11 +113,10 @@ def test_checkpoint(cli: ClassifierCLI, checkpoint: Path | None) -> bool:
     if trainer.limit_test_batches == 0:
         say("Not tested, because --trainer.limit_test_batches is 0.")
         return False
-    if checkpoint:
-        # Lightning (2.6.6) would test, after training with WeightAveraging, the weights that were not averaged.
-        cli.model.load_state_dict(runs.read_checkpoint(checkpoint)["state_dict"])
+    # Its work is done, and after it Lightning (2.6.6) would test the weights that were not averaged.
+    trainer.callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, WeightAveraging)]
     with ctrl_c_as_usual(trainer):
-        metrics = trainer.test(cli.model, datamodule=data, verbose=False)[0]
+        metrics = trainer.test(cli.model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)[0]
     total = min(data.size("test"), trainer.num_test_batches[0] * data.batch_size * trainer.world_size)
     correct = round(metrics["test/acc"] * total)
     what = f"{shown(checkpoint)}" if checkpoint else "the last weights"

@@ -75,7 +75,7 @@ class TestRuns:
             "--seeds",
             "0",
             "--options",
-            f"{OPTIONS} --trainer.max_epochs 60",
+            f"{OPTIONS} --trainer.max_epochs 24",
         ]
         command = [sys.executable, REPOSITORY / "scripts/compare.py", "mine", *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -67,18 +67,14 @@ class TestRuns:
 
     def test_goes_on_where_it_was_stopped(self, script, capsys):
         """With the result of a comparison that nothing stopped."""
-        options = [
-            "--nets",
-            "MLP",
-            "--data",
-            "Digits",
-            "--seeds",
-            "0",
-            "--options",
-            f"{OPTIONS} --trainer.max_epochs 24",
-        ]
-        command = [sys.executable, REPOSITORY / "scripts/compare.py", "mine", *options]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        settings = f"{OPTIONS} --trainer.max_epochs 24"
+        options = ["--nets", "MLP", "--data", "Digits", "--seeds", "0", "--options", settings]
+
+        def start(*args):
+            command = [sys.executable, REPOSITORY / "scripts/compare.py", *args]
+            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+        process = start("mine", *options)
         deadline = time.monotonic() + 120
         while not list(Path("logs").glob("**/last.ckpt")) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -86,8 +82,10 @@ class TestRuns:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130, errors
         assert not Path("mine/runs.csv").exists()
+        other = start("other", *options, "--logs", "other_logs")
         script.compare(["mine"])
-        script.compare(["other", *options, "--logs", "other_logs"])
+        _, errors = other.communicate(timeout=120)
+        assert other.returncode == 0, errors
         (output,) = Path("logs").glob("**/output.txt")
         assert "Going on from" in output.read_text()
         (stopped,), (whole,) = rows(), rows("other/runs.csv")

@@ -3,12 +3,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: the processes of pytest share the cores
 
 import hashlib
+import importlib.util
 import json
 import socket
 import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -154,6 +156,30 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture
+def error_of(capsys):
+    """Call a command that must fail; returns its one line."""
+
+    def call(command, *args: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            command(list(args))
+        printed = capsys.readouterr().err
+        assert stopped.value.code == 2, printed
+        (line,) = [line for line in printed.splitlines() if not line.startswith("warning: using Digits")]
+        assert line.startswith("error: ")
+        return line
+
+    return call
+
+
+def load_script(name: str) -> ModuleType:
+    """Import a file of scripts/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"scripts/{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

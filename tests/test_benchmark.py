@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from pathlib import Path
 
@@ -6,15 +5,12 @@ import pytest
 import torch
 
 from cnn_lightning.nets import DropoutCNN, WideCNN
-from tests.conftest import REPOSITORY
+from tests.conftest import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("benchmark", REPOSITORY / "scripts/benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmark")
 
 
 def test_measures_three_ways_and_writes_them_down(script, capsys):
@@ -63,15 +59,9 @@ def test_network_of_the_official_example(script):
         (["--output", "there.json/new.json"], "cannot write there.json/new.json (File exists): change --output"),
     ],
 )
-def test_errors_are_one_line(script, args, message, capsys):
+def test_errors_are_one_line(script, args, message, error_of):
     Path("there.json").touch()
-    with pytest.raises(SystemExit) as stop:
-        script.benchmark(args)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert message in error
+    assert message in error_of(script.benchmark, *args)
 
 
 def test_race_ends_with_the_ratio(script, capsys, tiny_root, monkeypatch):

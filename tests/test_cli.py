@@ -20,22 +20,6 @@ from tests.faults import assert_same_result
 from tests.test_nets import NETS
 
 
-@pytest.fixture
-def error_of(capsys):
-    """Call a command that must fail; returns its one line."""
-
-    def call(command, *args):
-        with pytest.raises(SystemExit) as stopped:
-            command(list(args))
-        printed = capsys.readouterr().err
-        assert stopped.value.code == 2, printed
-        (line,) = [line for line in printed.splitlines() if not line.startswith("warning: using Digits")]
-        assert line.startswith("error: ")
-        return line
-
-    return call
-
-
 class TestFit:
     def test_leaves_a_complete_run(self, train):
         run = train("--trainer.log_every_n_steps=3")

@@ -1,5 +1,4 @@
 import csv
-import importlib.util
 import signal
 import subprocess
 import sys
@@ -9,31 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY, scalars
+from tests.conftest import REPOSITORY, load_script, scalars
 
 OPTIONS = "--trainer.accelerator cpu --trainer.enable_model_summary false --trainer.max_epochs 2"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("compare", REPOSITORY / "scripts/compare.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["compare"] = module  # dataclasses ask for it
-    spec.loader.exec_module(module)
-    return module
+    return load_script("compare")
 
 
 def rows(path="mine/runs.csv"):
     with Path(path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def error_of(script, capsys, *args):
-    with pytest.raises(SystemExit) as end:
-        script.compare(args)
-    assert end.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 class TestRuns:
@@ -152,29 +139,29 @@ class TestGrid:
             ("variants: {a: --x}\ndata: MNIST", "expected different names as data"),
         ],
     )
-    def test_mistakes_are_said_in_one_line(self, script, capsys, grid, message):
+    def test_mistakes_are_said_in_one_line(self, script, error_of, grid, message):
         Path("mine").mkdir()
         if grid is not None:
             Path("mine/grid.yaml").write_text(grid)
-        assert message in error_of(script, capsys, "mine")
+        assert message in error_of(script.compare, "mine")
 
-    def test_a_grid_that_is_there_stays(self, script, capsys):
+    def test_a_grid_that_is_there_stays(self, script, error_of):
         Path("mine").mkdir()
         Path("mine/grid.yaml").write_text("# mine\nvariants: {a: --x}\nseeds: [0]\n")
-        message = error_of(script, capsys, "mine", "--seeds", "1")
+        message = error_of(script.compare, "mine", "--seeds", "1")
         assert "mine/grid.yaml has other seeds: change it there, or name another folder" in message
         assert Path("mine/grid.yaml").read_text().startswith("# mine\n")
-        assert "expected different numbers" in error_of(script, capsys, "new", "--nets", "MLP", "--seeds", "1", "1")
+        assert "expected different numbers" in error_of(script.compare, "new", "--nets", "MLP", "--seeds", "1", "1")
         assert not Path("new/grid.yaml").exists()
 
-    def test_other_mistakes(self, script, capsys):
-        assert "change --jobs" in error_of(script, capsys, "mine", "--jobs", "0")
-        assert "--help" in error_of(script, capsys, "mine", "--net", "MLP")
+    def test_other_mistakes(self, script, error_of):
+        assert "change --jobs" in error_of(script.compare, "mine", "--jobs", "0")
+        assert "--help" in error_of(script.compare, "mine", "--net", "MLP")
         Path("file").touch()
-        assert "cannot write to file" in error_of(script, capsys, "file", "--nets", "MLP")
+        assert "cannot write to file" in error_of(script.compare, "file", "--nets", "MLP")
         Path("mine").mkdir()
         Path("mine/runs.csv").write_text("a,b\n1,2\n")
-        assert "mine/runs.csv has other columns" in error_of(script, capsys, "mine", "--nets", "MLP")
+        assert "mine/runs.csv has other columns" in error_of(script.compare, "mine", "--nets", "MLP")
 
 
 def result(acc, loss, seconds=60.0):

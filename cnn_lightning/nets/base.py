@@ -68,6 +68,26 @@ class ConvNet(nn.Module, ABC):
         """
 
 
+def conv_block(
+    in_channels: int, out_channels: int, kernel_size: int, *, padding: int = 0, batch_norm: bool = False
+) -> list[nn.Module]:
+    """A convolution, batch normalisation where it is asked for, max-pooling and ReLU.
+
+    Args:
+        in_channels: Channels of what comes in.
+        out_channels: Channels of what goes out, at half the side.
+        kernel_size: Side of the convolution's kernels in pixels.
+        padding: Pixels of zeros on every side.
+        batch_norm: Normalise each batch after the convolution.
+    """
+    return [
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding),
+        *([nn.BatchNorm2d(out_channels)] if batch_norm else []),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+    ]
+
+
 def check_positive(**settings: int) -> None:
     """Refuse numbers below 1 as channels, classes, sizes or widths.
 

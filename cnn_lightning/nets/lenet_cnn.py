@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from cnn_lightning.nets.base import ConvNet, check_dropout, check_positive, side_after
+from cnn_lightning.nets.base import ConvNet, check_dropout, check_positive, conv_block, side_after
 
 
 class LeNetCNN(ConvNet):
@@ -53,14 +53,8 @@ class LeNetCNN(ConvNet):
         check_positive(kernel_size=kernel_size)
         check_dropout(dropout)
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 6, kernel_size),
-            *([nn.BatchNorm2d(6)] if batch_norm else []),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Conv2d(6, 12, kernel_size),
-            *([nn.BatchNorm2d(12)] if batch_norm else []),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
+            *conv_block(in_channels, 6, kernel_size, batch_norm=batch_norm),
+            *conv_block(6, 12, kernel_size, batch_norm=batch_norm),
         )
         self.head = nn.Sequential(
             nn.Linear(12 * side_after(self.features, image_size) ** 2, 120),

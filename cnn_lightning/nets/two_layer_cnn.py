@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from cnn_lightning.nets.base import ConvNet, check_dropout, side_after
+from cnn_lightning.nets.base import ConvNet, check_dropout, conv_block, side_after
 
 
 class TwoLayerCNN(ConvNet):
@@ -52,19 +52,10 @@ class TwoLayerCNN(ConvNet):
             raise ValueError(f"kernel_size is {kernel_size}, expected an odd number: change --model.net.kernel_size")
         check_dropout(dropout)
         self.features = nn.Sequential(
-            *_block(in_channels, 16, kernel_size, batch_norm),
-            *_block(16, 32, kernel_size, batch_norm),
+            *conv_block(in_channels, 16, kernel_size, padding=kernel_size // 2, batch_norm=batch_norm),
+            *conv_block(16, 32, kernel_size, padding=kernel_size // 2, batch_norm=batch_norm),
         )
         linear = nn.Linear(32 * side_after(self.features, image_size) ** 2, num_classes)
         self.head = nn.Sequential(*([nn.Dropout(dropout)] if dropout else []), linear)
         if batch_norm:
             self.head.append(nn.BatchNorm1d(num_classes))
-
-
-def _block(in_channels: int, out_channels: int, kernel_size: int, batch_norm: bool) -> list[nn.Module]:
-    return [
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2),
-        *([nn.BatchNorm2d(out_channels)] if batch_norm else []),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-    ]

@@ -65,15 +65,18 @@ def mistakes(args: Sequence[str]) -> None:
         raise UsageError(f"{path} is there already: change --into, or move it away")
     rows = read_predictions(options.predictions)
     wrong = [row for row in rows if row["correct"] == "0"]
+    data = MNIST()
+    data.prepare_data()
+    images, _ = data.read(train=False)
     make_folder(options.into, "--into")
-    write_file(path, page(rows, wrong).encode())
     if wrong:
-        data = MNIST()
-        data.prepare_data()
-        images, _ = data.read(train=False)
-        captions = [f"{row['index']}{'*' * (int(row['index']) in WRONG_LABELS)}\n{verdict(row)}" for row in wrong]
+        captions = [
+            f"{row['index']}{'*' * (int(row['index']) in WRONG_LABELS)}\n{row['predicted']}, label {row['true']}"
+            for row in wrong
+        ]
         picture = pictures.grid(images[[int(row["index"]) for row in wrong], 0].numpy(), captions, columns=10)
         picture.save(options.into / "mistakes.png", optimize=True)
+    write_file(path, page(rows, wrong).encode())
     print(f"{len(wrong)} mistakes in {shown(path)}")
 
 
@@ -109,29 +112,26 @@ def page(rows: Sequence[dict[str, str]], wrong: Sequence[dict[str, str]]) -> str
         "",
         "![All mistakes; * has a doubtful label](mistakes.png)" if wrong else "",
         "",
-        "| test image | label | network says | how sure | what five people saw |",
-        "| ---: | ---: | ---: | ---: | --- |",
-        *(table_row(row) for row in wrong),
+        *table(wrong),
         "",
         "The doubtful labels with which the network agrees:",
         "",
-        "| test image | label | network says | how sure | what five people saw |",
-        "| ---: | ---: | ---: | ---: | --- |",
-        *(table_row(row) for row in doubtful if row not in hit),
+        *table([row for row in doubtful if row not in hit]),
     ]
     return "\n".join(lines) + "\n"
 
 
-def table_row(row: dict[str, str]) -> str:
-    """A row of the tables."""
-    votes = WRONG_LABELS.get(int(row["index"]), "")
-    sure = float(row[row["predicted"]])
-    return f"| {row['index']} | {row['true']} | {row['predicted']} | {sure:.0%} | {votes} |"
-
-
-def verdict(row: dict[str, str]) -> str:
-    """The caption of an image."""
-    return f"{row['predicted']}, label {row['true']}"
+def table(rows: Sequence[dict[str, str]]) -> list[str]:
+    """The lines of a table, an image in each."""
+    return [
+        "| test image | label | network says | how sure | what five people saw |",
+        "| ---: | ---: | ---: | ---: | --- |",
+        *(
+            f"| {row['index']} | {row['true']} | {row['predicted']} | {float(row[row['predicted']]):.0%} | "
+            f"{WRONG_LABELS.get(int(row['index']), '')} |"
+            for row in rows
+        ),
+    ]
 
 
 if __name__ == "__main__":

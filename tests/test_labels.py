@@ -1,32 +1,15 @@
 """Of ``scripts/duplicates.py`` and ``scripts/mistakes.py``."""
 
 import csv
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.conftest import load_script
 
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"scripts/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def error_of(command, capsys, *args):
-    with pytest.raises(SystemExit) as end:
-        command(args)
-    assert end.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-
-DUPLICATES, MISTAKES = load("duplicates"), load("mistakes")
+DUPLICATES, MISTAKES = load_script("duplicates"), load_script("mistakes")
 
 
 class TestDuplicates:
@@ -43,7 +26,7 @@ class TestDuplicates:
         assert distance[1] > 50
         assert not mirrored.any()
 
-    def test_counts_and_draws(self, tiny_root, monkeypatch, capsys):
+    def test_counts_and_draws(self, tiny_root, monkeypatch, capsys, error_of):
         monkeypatch.setenv("CNN_LIGHTNING_DATA", str(tiny_root))
         images = DUPLICATES.FashionMNIST.read
 
@@ -58,9 +41,7 @@ class TestDuplicates:
         assert "| 0 | 2 | 0 | 1 |" in capsys.readouterr().out
         assert Path("pairs.png").stat().st_size > 1000
         for path in ("pairs.png", "pairs", "no/pairs.png"):
-            assert f"--picture {path}: expected a new file" in error_of(
-                DUPLICATES.duplicates, capsys, f"--picture={path}"
-            )
+            assert f"--picture {path}: expected a new file" in error_of(DUPLICATES.duplicates, f"--picture={path}")
 
 
 class TestMistakes:
@@ -79,7 +60,7 @@ class TestMistakes:
                 true, guess = predicted.get(index, (1, 1))
                 table.writerow([index, true, guess, int(true == guess), *np.eye(10)[guess] * 0.7 + 0.03])
 
-    def test_page_counts_and_lists(self, monkeypatch, capsys):
+    def test_page_counts_and_lists(self, monkeypatch, error_of):
         zeros = torch.zeros(10_000, 1, 28, 28, dtype=torch.uint8), torch.zeros(10_000, dtype=torch.int64)
         monkeypatch.setattr(MISTAKES.MNIST, "read", lambda self, train: zeros)
         monkeypatch.setattr(MISTAKES.MNIST, "prepare_data", lambda self: None)
@@ -95,12 +76,15 @@ class TestMistakes:
         assert "| 5000 | 2 | 7 | 73% |  |" in listed
         assert agreed.count(" neither |") == 13
         assert Path("page/mistakes.png").stat().st_size > 500
-        assert "page/mistakes.md is there already" in error_of(
-            MISTAKES.mistakes, capsys, "predictions.csv", "--into=page"
-        )
+        assert "page/mistakes.md is there already" in error_of(MISTAKES.mistakes, "predictions.csv", "--into=page")
 
-    def test_other_files_are_refused(self, capsys):
-        assert "cannot read none.csv" in error_of(MISTAKES.mistakes, capsys, "none.csv", "--into=page")
+    def test_without_the_images_there_is_no_page(self, error_of):
+        self.write("predictions.csv", {947: (8, 9)})
+        assert "MNIST" in error_of(MISTAKES.mistakes, "predictions.csv", "--into=page")
+        assert not Path("page").exists()
+
+    def test_other_files_are_refused(self, error_of):
+        assert "cannot read none.csv" in error_of(MISTAKES.mistakes, "none.csv", "--into=page")
         Path("some.csv").write_text("a,b\n1,2\n")
-        assert "some.csv is no predictions.csv" in error_of(MISTAKES.mistakes, capsys, "some.csv", "--into=page")
+        assert "some.csv is no predictions.csv" in error_of(MISTAKES.mistakes, "some.csv", "--into=page")
         assert not Path("page").exists()

@@ -47,7 +47,9 @@ def duplicates(args: Sequence[str]) -> None:
         print(f"| {limit} | {near.sum():,} | {(near & mirrored).sum():,} | {(near & ~same).sum():,} |")
     if options.picture:
         order = torch.where(distance > 0, distance, torch.inf).argsort()[:SHOWN]
-        pairs = torch.stack([test[order], oriented(train[nearest[order]], mirrored[order])], dim=1).flatten(0, 1)
+        found = train[nearest[order]]
+        found = torch.where(mirrored[order, None, None, None], found.flip(3), found)
+        pairs = torch.stack([test[order], found], dim=1).flatten(0, 1)
         names = [
             text
             for index in order.tolist()
@@ -71,18 +73,10 @@ def nearest_images(test: Tensor, train: Tensor, flip: bool) -> tuple[Tensor, Ten
     """
     both = torch.cat([train, train.flip(3)] if flip else [train]).flatten(1).float()
     squares = both.square().sum(1)
-    found = []
-    for images in test.flatten(1).float().split(500):
-        # |a - b|² = |a|² - 2ab + |b|², of which |a|² is the same for all.
-        found.append((squares - 2 * images @ both.T).argmin(dim=1))
-    index = torch.cat(found)
+    # |a - b|² = |a|² - 2ab + |b|², of which |a|² is the same for all.
+    index = torch.cat([(squares - 2 * images @ both.T).argmin(dim=1) for images in test.flatten(1).float().split(500)])
     distance = (test.flatten(1).double() - both[index].double()).square().mean(1).sqrt().float()
     return distance, index % len(train), index >= len(train)
-
-
-def oriented(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror some of (N, C, H, W) images."""
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
 if __name__ == "__main__":

@@ -160,8 +160,13 @@ class ImageClassifier(LightningModule):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # steps that still run there belong to training
         self._paused = time.perf_counter()
+
+    def on_validation_epoch_start(self) -> None:
+        """Have all processes validate what is saved: batch statistics differ between them, those of the first count.
+
+        Averaged weights are in place by now.
+        """
         if self.trainer.world_size > 1:
-            # Batch statistics differ between processes; it is those of the first that are saved.
             for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
@@ -204,6 +209,7 @@ class ImageClassifier(LightningModule):
             "sums": self._epoch_sums,
             "val": self._epoch_val,
             "noted": list(self.train_metrics.noted()) if self.train_metrics.update_called else [],
+            "elapsed": time.perf_counter() - self._since,
             "should_stop": self.trainer.should_stop,
         }
 
@@ -343,6 +349,7 @@ class ImageClassifier(LightningModule):
         val: dict[str, Tensor],
         noted: list[Tensor],
         should_stop: bool,
+        elapsed: float = 0.0,
     ) -> None:
         if any(isinstance(callback, EarlyStopping) for callback in self.trainer.callbacks):
             self.trainer.should_stop = should_stop
@@ -351,7 +358,7 @@ class ImageClassifier(LightningModule):
             torch.set_rng_state(random["cpu"][rank].clone())
             if self.device.type == "cuda" and "cuda" in random:
                 torch.cuda.set_rng_state(random["cuda"][rank].clone(), self.device)
-        self._epoch_sums, self._epoch_val = sums, val
+        self._epoch_sums, self._epoch_val, self._since = sums, val, time.perf_counter() - elapsed
         if noted and self.trainer.is_global_zero:  # it has what all processes noted
             self.train_metrics.update(*(part.to(self.device) for part in noted))
 

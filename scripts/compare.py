@@ -1,7 +1,7 @@
 """What is each idea worth? Trains a grid of variants, datasets and seeds, and makes a table and a plot of the results.
 
     python scripts/compare.py logs/mine --nets LeNetCNN MLP --data MNIST FashionMNIST --seeds 0 1 2
-    python scripts/compare.py logs/mine --recipes lenet_mnist fast_mnist --options "--trainer.max_epochs 2"
+    python scripts/compare.py logs/mine --recipes lenet_mnist fast_mnist --options="--trainer.max_epochs 2"
     python scripts/compare.py docs/results/ablation                  the grid of a folder, or what is left of it
 
 The folder has grid.yaml, which says what is compared; where there is none yet, it is written from the options:
@@ -9,7 +9,7 @@ The folder has grid.yaml, which says what is compared; where there is none yet, 
     variants:                      name -> options of scripts/fit.py, or for each dataset its own options
       LeNetCNN: --model.net LeNetCNN
       LeNetCNN, moved: --model.net LeNetCNN --data.shift 2
-    data: [MNIST, FashionMNIST]    without it, what the variants say
+    data: [MNIST, FashionMNIST]    without it, that of the recipes; what a recipe says of its own counts for no other
     seeds: [0, 1, 2]
     options: --trainer.max_epochs 10      for all, where a variant does not say otherwise
 
@@ -34,10 +34,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +72,7 @@ class Cell:
         seed: The seed.
         recipe: The recipe that the options begin with, if they do.
         options: The other options of ``scripts/fit.py``.
+        digest: Of the options and of what the recipe says.
     """
 
     variant: str
@@ -80,6 +80,7 @@ class Cell:
     seed: int
     recipe: Path | None
     options: tuple[str, ...]
+    digest: str
 
     @property
     def asked(self) -> str:
@@ -89,13 +90,10 @@ class Cell:
     def __str__(self) -> str:
         return f"{self.variant}{f' on {self.data}' if self.data else ''}, seed {self.seed}"
 
-    @cached_property
+    @property
     def key(self) -> tuple[str, str, str, str]:
-        """What tells its row from others; the last is a digest of the options and of what the recipe says."""
-        lines = self.recipe.read_text(encoding="utf-8").splitlines() if self.recipe and self.recipe.is_file() else []
-        says = [line for line in lines if not line.startswith("#")]
-        digest = hashlib.sha256(json.dumps([says, self.options]).encode()).hexdigest()
-        return (self.variant, self.data, str(self.seed), digest[:8])
+        """What tells its row from others."""
+        return (self.variant, self.data, str(self.seed), self.digest)
 
     def folder(self, logs: Path) -> Path:
         """Where it is trained."""
@@ -121,7 +119,7 @@ def read_options(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--recipes", nargs="+", default=[], help="recipes to compare, by name")
     parser.add_argument("--data", nargs="+", help="datasets to compare them on")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2")
-    parser.add_argument("--options", help="options of scripts/fit.py for all, as one word")
+    parser.add_argument("--options", help='options of scripts/fit.py for all: --options="--NAME VALUE ..."')
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, which share the cores; default: 1")
     parser.add_argument("--logs", type=Path, default=Path("logs/compare"), help="where runs lie; default: logs/compare")
     options = parser.parse_args(args)
@@ -134,15 +132,7 @@ def read_options(args: Sequence[str]) -> argparse.Namespace:
 def compare(args: Sequence[str]) -> None:
     """Run what is left of a grid, and write what came out."""
     options = read_options(args)
-    try:
-        options.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to {options.folder} ({error.strerror}): name another folder") from error
-    try:
-        lock = FileLock(options.folder / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise UsageError(f"another process compares in {options.folder}: wait for it, or name another folder") from None
-    with lock:
+    with alone_in(options.folder, "name another folder"), alone_in(options.logs, "change --logs"):
         cells = read_grid(options)
         results = Results(options.folder / "runs.csv", cells)
         done = results.rows
@@ -158,6 +148,24 @@ def compare(args: Sequence[str]) -> None:
         for cell, reason in failed.items():
             print(f"{cell}: {reason}", file=sys.stderr)
         sys.exit(1)
+
+
+@contextmanager
+def alone_in(folder: Path, remedy: str) -> Iterator[None]:
+    """Keep a folder for this process; it is made where there is none.
+
+    Raises:
+        UsageError: It cannot be written to, or another process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"another process compares in {folder}: wait for it, or {remedy}") from None
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder} ({error.strerror}): {remedy}") from error
+    with lock:
+        yield
 
 
 def read_grid(options: argparse.Namespace) -> list[Cell]:
@@ -204,11 +212,26 @@ def grid_cells(grid: Any, path: Path) -> list[Cell]:
         words, shared = words_of(options, f"{path}: {of}"), words_of(grid.get("options", ""), f"{path}: all")
         recipe = None
         if words[:1] == ["--config"] and len(words) > 1:
-            recipe, words = Path(words[1]), words[2:]
-            recipe = recipe if recipe.is_file() else ROOT / recipe
+            recipe = next((file for file in (Path(words[1]), ROOT / words[1]) if file.is_file()), None)
+            if not recipe:
+                raise UsageError(f"{path}: {of}: there is no recipe {words[1]}")
+            words = words[2:]
         # The variant has the last word, but what its recipe says does not count for that.
-        cells.append(Cell(str(name), data, seed, recipe, (*shared, *words)))
+        words = (*shared, *words)
+        named = {word.split("=")[0] for word in words}
+        if not named.isdisjoint(("--config", "-c")):
+            raise UsageError(f"{path}: {of}: expected one --config, at the beginning, and the path after a space")
+        if not (recipe or data or "--data" in named):
+            raise UsageError(f"{path}: {of}: expected data, like [MNIST], or --data; without it, it may be any")
+        cells.append(Cell(str(name), data, seed, recipe, words, digest_of(recipe, words)))
     return cells
+
+
+def digest_of(recipe: Path | None, options: Sequence[str]) -> str:
+    """Tells what is trained from all else; comments in the recipe do not count."""
+    lines = recipe.read_text(encoding="utf-8").splitlines() if recipe else []
+    says = [line for line in lines if not line.startswith("#")]
+    return hashlib.sha256(json.dumps([says, options]).encode()).hexdigest()[:8]
 
 
 def words_of(options: Any, what: str) -> list[str]:
@@ -246,11 +269,10 @@ class Results:
         self.cells = cells
         self._all: dict[tuple[str, ...], Row] = {}
         if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                table = csv.DictReader(file)
-                if tuple(table.fieldnames or ()) != COLUMNS:
-                    raise UsageError(f"{path} has other columns than this version writes: move it away")
-                self._all = {tuple(row[name] for name in COLUMNS[:4]): row for row in table}
+            header, *lines = list(csv.reader(path.read_text(encoding="utf-8", errors="replace").splitlines())) or [[]]
+            if tuple(header) != COLUMNS or {len(line) for line in lines} - {len(COLUMNS)}:
+                raise UsageError(f"{path} has other columns than this version writes: move it away")
+            self._all = {tuple(line[:4]): dict(zip(COLUMNS, line, strict=True)) for line in lines}
 
     @property
     def rows(self) -> dict[tuple[str, ...], Row]:
@@ -367,7 +389,13 @@ def run_all(cells: Sequence[Cell], results: Results, options: argparse.Namespace
 
 
 def start(cell: Cell, logs: Path, environment: Mapping[str, str]) -> subprocess.Popen:
-    """Start a run, whose output goes into its folder."""
+    """Start a run, whose output goes into its folder.
+
+    Raises:
+        UsageError: Its recipe is no longer what the row would be of.
+    """
+    if digest_of(cell.recipe, cell.options) != cell.digest:
+        raise UsageError(f"{cell.recipe} was changed while it was compared: the same command compares what it says now")
     folder = cell.folder(logs)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / OUTPUT).open("w") as output:

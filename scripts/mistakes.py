@@ -60,9 +60,10 @@ def mistakes(args: Sequence[str]) -> None:
     parser.add_argument("predictions", type=Path, help="predictions.csv of a report of scripts/evaluate.py on MNIST")
     parser.add_argument("--into", type=Path, required=True, help="folder of the page")
     options = parser.parse_args(args)
-    path = options.into / "mistakes.md"
-    if path.exists():
-        raise UsageError(f"{path} is there already: change --into, or move it away")
+    path, picture = options.into / "mistakes.md", options.into / "mistakes.png"
+    for file in (path, picture):
+        if file.exists():
+            raise UsageError(f"{file} is there already: change --into, or move it away")
     rows = read_predictions(options.predictions)
     wrong = [row for row in rows if row["correct"] == "0"]
     data = MNIST()
@@ -74,8 +75,8 @@ def mistakes(args: Sequence[str]) -> None:
             f"{row['index']}{'*' * (int(row['index']) in WRONG_LABELS)}\n{row['predicted']}, label {row['true']}"
             for row in wrong
         ]
-        picture = pictures.grid(images[[int(row["index"]) for row in wrong], 0].numpy(), captions, columns=10)
-        picture.save(options.into / "mistakes.png", optimize=True)
+        shown_images = images[[int(row["index"]) for row in wrong], 0].numpy()
+        pictures.grid(shown_images, captions, columns=10).save(picture, optimize=True)
     write_file(path, page(rows, wrong).encode())
     print(f"{len(wrong)} mistakes in {shown(path)}")
 

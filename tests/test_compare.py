@@ -10,6 +10,7 @@ import yaml
 
 from tests.conftest import REPOSITORY, load_script, scalars
 
+PACE = ("seconds", "images_per_second")  # of training
 OPTIONS = "--trainer.accelerator cpu --trainer.enable_model_summary false --trainer.max_epochs 2"
 
 
@@ -37,6 +38,13 @@ class TestRuns:
         curves = {tag: points[-1][1] for tag, points in scalars(run).items()}
         assert float(row["test_acc"]) == pytest.approx(curves["test/acc"], abs=1e-6)
         assert float(row["val_acc"]) == pytest.approx(curves["epoch/val_acc"], abs=1e-6)
+        assert float(row["test_loss"]) == pytest.approx(curves["test/loss"], abs=1e-6)
+        assert row["epoch"] == "2"
+        seconds, speeds = ([value for _, value in scalars(run)[f"epoch/{name}"]] for name in PACE)
+        assert float(row["seconds"]) == pytest.approx(sum(seconds), abs=0.06)
+        images = 2 * 1293  # of Digits' 1,797, without a fifth for tests and a tenth of the rest for validation
+        assert sum(a * b for a, b in zip(seconds, speeds, strict=True)) == pytest.approx(images, rel=1e-4)
+        assert float(row["images_per_second"]) == pytest.approx(images / sum(seconds), rel=0.01)
         assert (row["variant"], row["data"], row["seed"], row["weights"]) == ("MLP", "Digits", "3", "101770")
         assert "seed_everything: 3" in (run / "config.yaml").read_text()
         assert f"{100 * curves['test/acc']:.2f} %" in Path("mine/table.md").read_text()
@@ -76,7 +84,7 @@ class TestRuns:
         (output,) = Path("logs").glob("**/output.txt")
         assert "Going on from" in output.read_text()
         (stopped,), (whole,) = rows(), rows("other/runs.csv")
-        same = stopped.keys() - {"seconds", "images_per_second", "finished"}
+        same = stopped.keys() - {*PACE, "finished"}
         assert {name: stopped[name] for name in same} == {name: whole[name] for name in same}
 
 
@@ -96,9 +104,9 @@ class TestGrid:
         assert len({cell.folder(Path("logs")) for cell in cells}) == 8
 
     def test_variant_has_the_last_word_but_for_a_recipe(self, script):
-        variants = {"a": "--x 1", "b": "--config cnn_lightning/recipes/fast_mnist.yaml --x 2"}
+        variants = {"a": "--data D --x 1", "b": "--config cnn_lightning/recipes/fast_mnist.yaml --x 2"}
         cells = self.cells(script, variants=variants, options="--x 0", seeds=[0])
-        assert [cell.asked for cell in cells] == ["--x 0 --x 1", "--config fast_mnist.yaml --x 0 --x 2"]
+        assert [cell.asked for cell in cells] == ["--x 0 --data D --x 1", "--config fast_mnist.yaml --x 0 --x 2"]
         command = cells[1].command(Path("logs"))
         assert command[2] == f"--config={REPOSITORY}/cnn_lightning/recipes/fast_mnist.yaml"  # found from anywhere
         assert command[3:7] == ["--x", "0", "--x", "2"]
@@ -116,7 +124,7 @@ class TestGrid:
         recipe.write_text("# Measured: 2 %\ntrainer:\n  max_epochs: 3\n")
         assert made("--config recipe.yaml") == same[0]
         recipe.write_text("# Measured: 2 %\ntrainer:\n  max_epochs: 4\n")
-        others = [made(options) for options in ("--config recipe.yaml", "--x 1", "--x 2")]
+        others = [made(options) for options in ("--config recipe.yaml", "--data=D --x 1", "--data=D --x 2")]
         for part in (0, 1):
             assert len({made[part] for made in (same[0], *others)}) == 4
 
@@ -133,6 +141,13 @@ class TestGrid:
             ),
             ("variants: {a: '--x \"b'}", "a: expected options as text (No closing quotation)"),
             ("variants: {a: --x}\noptions: 3", "all: expected options as text"),
+            ("variants: {a: --x}", "a: expected data, like [MNIST], or --data"),
+            ("variants: {a: --config none.yaml}", "a: there is no recipe none.yaml"),
+            ("variants: {a: --config=some.yaml}\ndata: [M]", "a for M: expected one --config, at the beginning"),
+            (
+                "variants: {a: --x}\noptions: -c some.yaml\ndata: [M]",
+                "a for M: expected one --config, at the beginning",
+            ),
             ("variants: {a: --x}\nseeds: [one]", "expected different numbers as seeds"),
             ("variants: {a: --x}\nseeds: 3", "expected different numbers as seeds"),
             ("variants: {a: --x}\nseeds: [0, 0]", "expected different numbers as seeds"),
@@ -147,11 +162,12 @@ class TestGrid:
 
     def test_a_grid_that_is_there_stays(self, script, error_of):
         Path("mine").mkdir()
-        Path("mine/grid.yaml").write_text("# mine\nvariants: {a: --x}\nseeds: [0]\n")
+        Path("mine/grid.yaml").write_text("# mine\nvariants: {a: --x}\ndata: [M]\nseeds: [0]\n")
         message = error_of(script.compare, "mine", "--seeds", "1")
         assert "mine/grid.yaml has other seeds: change it there, or name another folder" in message
         assert Path("mine/grid.yaml").read_text().startswith("# mine\n")
-        assert "expected different numbers" in error_of(script.compare, "new", "--nets", "MLP", "--seeds", "1", "1")
+        new = ("new", "--nets", "MLP", "--data", "MNIST")
+        assert "expected different numbers" in error_of(script.compare, *new, "--seeds", "1", "1")
         assert not Path("new/grid.yaml").exists()
 
     def test_other_mistakes(self, script, error_of):
@@ -160,8 +176,24 @@ class TestGrid:
         Path("file").touch()
         assert "cannot write to file" in error_of(script.compare, "file", "--nets", "MLP")
         Path("mine").mkdir()
-        Path("mine/runs.csv").write_text("a,b\n1,2\n")
-        assert "mine/runs.csv has other columns" in error_of(script.compare, "mine", "--nets", "MLP")
+        names = ",".join(script.COLUMNS)
+        for damaged in (b"a,b\n1,2\n", b"", b"\xff\n", f"{names}\nMLP,MNIST\n".encode()):
+            Path("mine/runs.csv").write_bytes(damaged)
+            assert "mine/runs.csv has other columns" in error_of(
+                script.compare, "mine", "--nets", "MLP", "--data", "MNIST"
+            )
+        with script.alone_in(Path("mine"), ""):
+            assert "another process compares in mine: wait" in error_of(script.compare, "mine")
+            assert "wait for it, or change --logs" in error_of(script.compare, "other", "--logs", "mine")
+
+    def test_a_recipe_that_changes_meanwhile_is_not_taken_for_what_it_was(self, script):
+        recipe = Path("recipe.yaml")
+        recipe.write_text("model:\n  net: MLP\n")
+        (cell,) = self.cells(script, variants={"a": "--config recipe.yaml"}, seeds=[0])
+        recipe.write_text("model:\n  net: LeNetCNN\n")
+        with pytest.raises(script.UsageError, match=r"recipe.yaml was changed while it was compared"):
+            script.start(cell, Path("logs"), {})
+        assert not Path("logs").exists()
 
 
 def result(acc, loss, seconds=60.0):
@@ -172,7 +204,7 @@ def result(acc, loss, seconds=60.0):
 def test_table_has_mean_and_sample_standard_deviation(script):
     Path("mine").mkdir()
     cells = [
-        script.Cell(name, data, seed, None, ()) for name in ("a", "b") for data in ("M", "F") for seed in (0, 1, 2)
+        script.Cell(name, data, seed, None, (), "0") for name in ("a", "b") for data in ("M", "F") for seed in (0, 1, 2)
     ]
     results = script.Results(Path("mine/runs.csv"), cells)
     for cell, acc in zip(cells, (0.99, 0.98, 0.97, 0.5, 0.5, 0.5, 0.9), strict=False):

@@ -13,7 +13,7 @@ from tensorboard.plugins.pr_curve.plugin_data_pb2 import PrCurvePluginData
 from tensorboard.util.tensor_util import make_ndarray
 from torch import nn
 
-from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier
+from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier, pictures
 from cnn_lightning.callbacks.dashboard import _layers_table
 from cnn_lightning.cli import evaluate
 from cnn_lightning.nets import ConvNet
@@ -229,6 +229,12 @@ def test_networks_of_ones_own(train, net):
     formulas = {row[0].removeprefix("| "): row[2] for row in rows}
     assert formulas["features.1"] == ("(28 - 2 + 2·0) / 2 + 1 = 14" if net == "SameCNN" else "")
     assert not any(formula for name, formula in formulas.items() if name != "features.1")
+
+
+def test_averaged_weights_are_what_is_drawn(train):
+    run = train("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
+    net = ImageClassifier.load_from_checkpoint(run / "checkpoints/last.ckpt").net
+    np.testing.assert_array_equal(picture(events(run), "images/filters"), np.asarray(pictures.filters(net)))
 
 
 class UntraceableNet(MLP):

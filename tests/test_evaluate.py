@@ -13,7 +13,6 @@ from torch.nn.functional import pad
 from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier
 from cnn_lightning.cli import evaluate
 from tests.conftest import scalars
-from tests.test_cli import error_of  # noqa: F401
 
 FILES = {
     "report.html", "figures.json", "predictions.csv", "confusion_matrix.png", "reliability.png", "mistakes.png",
@@ -94,7 +93,7 @@ class TestReport:
         evaluate([CPU, "--trainer.limit_test_batches=3"])
         assert len(rows(run / "report_0/predictions.csv")) == 30
 
-    def test_folder_that_is_there(self, train, error_of):  # noqa: F811
+    def test_folder_that_is_there(self, train, error_of):
         train()
         Path("mine").mkdir()
         Path("mine/notes.txt").touch()
@@ -102,7 +101,7 @@ class TestReport:
         Path("file").touch()
         assert "--report" in error_of(evaluate, CPU, "--report=file/report")
 
-    def test_nothing_to_report_leaves_no_folder(self, train, error_of):  # noqa: F811
+    def test_nothing_to_report_leaves_no_folder(self, train, error_of):
         checkpoint = torch.load(train() / "checkpoints/last.ckpt", weights_only=True)
         next(iter(checkpoint["state_dict"].values()))[:] = torch.nan
         torch.save(checkpoint, "nan.ckpt")
@@ -110,7 +109,7 @@ class TestReport:
         evaluate([CPU, "--report=mine", "--trainer.limit_test_batches=0"])
         assert not Path("mine").exists()
 
-    def test_a_checkpoint_saved_in_python(self, tiny_root, error_of):  # noqa: F811
+    def test_a_checkpoint_saved_in_python(self, tiny_root, error_of):
         model, data = ImageClassifier(MLP()), MNIST(tiny_root)
         trainer = Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False)
         trainer.fit(model, data)
@@ -211,22 +210,22 @@ class TestSeveral:
             alone = figures(Path(run.parent.name), path)
             assert figures(runs[0] / "report_0", path) == alone
 
-    def test_of_different_datasets(self, train, error_of):  # noqa: F811
+    def test_of_different_datasets(self, train, error_of):
         paths = [str(train(f"--data={name}") / "checkpoints/best.ckpt") for name in ("MNIST", "FashionMNIST")]
         message = error_of(evaluate, CPU, *paths)
         assert f"{paths[0]} of MNIST, {paths[1]} of FashionMNIST: expected checkpoints of one dataset" in message
 
-    def test_other_images_for_each(self, train, error_of):  # noqa: F811
+    def test_other_images_for_each(self, train, error_of):
         paths = [str(train("--data.batch_size", size) / "checkpoints/best.ckpt") for size in ("10", "20")]
         limit = "--trainer.limit_test_batches=2"
         assert "give all one --data.batch_size" in error_of(evaluate, CPU, limit, *paths)
         evaluate([CPU, limit, "--data.batch_size=10", *paths])
 
-    def test_one_is_named_twice(self, train, error_of):  # noqa: F811
+    def test_one_is_named_twice(self, train, error_of):
         path = str(train() / "checkpoints/best.ckpt")
         assert f"{path} is named twice" in error_of(evaluate, CPU, path, f"./{path}")
 
-    def test_one_is_missing(self, train, error_of):  # noqa: F811
+    def test_one_is_missing(self, train, error_of):
         path = str(train() / "checkpoints/best.ckpt")
         assert "missing.ckpt" in error_of(evaluate, CPU, path, "missing.ckpt")
 
@@ -272,14 +271,14 @@ class TestShift:
         names = {row["network"] for row in rows(runs[0] / "report_0/shift.csv")}
         assert names == {"MLP-MNIST/version_0", paths[1]}
 
-    def test_images_that_would_be_cut(self, train, error_of):  # noqa: F811
+    def test_images_that_would_be_cut(self, train, error_of):
         train(*self.PADDED)
         message = error_of(evaluate, CPU, "--shift=5")
         assert "--shift 5 would cut the test images at the edge, from which they are 2 pixels away" in message
         assert "--data.pad 5 --model.net.image_size 38" in message
         assert "expected at least 1" in error_of(evaluate, CPU, "--shift=0")
 
-    def test_network_of_another_size(self, train, error_of):  # noqa: F811
+    def test_network_of_another_size(self, train, error_of):
         from cnn_lightning.cli import fit
 
         message = error_of(fit, CPU, "--data=Digits", "--data.pad=2")

@@ -76,7 +76,10 @@ class TestMistakes:
         assert "| 5000 | 2 | 7 | 73% |  |" in listed
         assert agreed.count(" neither |") == 13
         assert Path("page/mistakes.png").stat().st_size > 500
-        assert "page/mistakes.md is there already" in error_of(MISTAKES.mistakes, "predictions.csv", "--into=page")
+        for name in ("mistakes.md", "mistakes.png"):
+            message = error_of(MISTAKES.mistakes, "predictions.csv", "--into=page")
+            assert f"page/{name} is there already" in message
+            Path("page", name).unlink()
 
     def test_without_the_images_there_is_no_page(self, error_of):
         self.write("predictions.csv", {947: (8, 9)})

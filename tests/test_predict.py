@@ -12,7 +12,6 @@ from PIL import Image
 
 from cnn_lightning import Digits, ImageClassifier
 from cnn_lightning.cli import fit, predict
-from tests.test_cli import error_of  # noqa: F401
 
 CPU = "--trainer.accelerator=cpu"
 
@@ -179,7 +178,7 @@ def test_names_that_cannot_be_printed(run, digits, capsys):
     assert len(Path("out.csv").read_text(encoding="utf-8").splitlines()) == 4
 
 
-def test_mistakes_of_the_user(run, digits, error_of):  # noqa: F811
+def test_mistakes_of_the_user(run, digits, error_of):
     Path("there.csv").touch()
     assert "--csv there.csv is there already" in error_of(predict, CPU, "photos", "--csv=there.csv")
     assert "there is no folder no" in error_of(predict, CPU, "photos", "--picture=no/seen.png")
@@ -190,7 +189,7 @@ def test_mistakes_of_the_user(run, digits, error_of):  # noqa: F811
     assert "there is no best.ckpt" in error_of(predict, CPU, "photos", "--trainer.default_root_dir=elsewhere")
 
 
-def test_a_network_that_has_diverged(run, digits, error_of):  # noqa: F811
+def test_a_network_that_has_diverged(run, digits, error_of):
     checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     checkpoint["state_dict"]["net.head.0.weight"][0, 0] = float("nan")
     torch.save(checkpoint, "nan.ckpt")
@@ -203,11 +202,11 @@ def test_no_picture_is_left_out(run, digits, capsys):
 
 
 @pytest.mark.parametrize("option", ["--csv", "--picture"])
-def test_a_place_that_cannot_be_written(run, digits, option, error_of):  # noqa: F811
+def test_a_place_that_cannot_be_written(run, digits, option, error_of):
     assert "change --csv or --picture" in error_of(predict, CPU, "photos", f"{option}=/proc/seen.png")
 
 
-def test_a_dataset_that_does_not_say_how_it_was_made(run, digits, error_of, monkeypatch):  # noqa: F811
+def test_a_dataset_that_does_not_say_how_it_was_made(run, digits, error_of, monkeypatch):
     monkeypatch.setattr(Digits, "preparation", None)
     assert "Digits does not say how its images were made" in error_of(predict, CPU, "photos")
 

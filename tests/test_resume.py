@@ -1,6 +1,7 @@
 import os
 import re
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -170,6 +171,16 @@ class TestSignal:
         assert saved["global_step"] == (6 if validating else step + 1)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         assert_same_result(run("stopped"), whole())
+
+    def test_time_before_it_counts(self, run, interrupt):
+        class KillAfterASecond(Kill):
+            def send(self):
+                time.sleep(1)
+                super().send()
+
+        interrupt(KillAfterASecond(signal.SIGTERM, 9), "stopped")
+        (_, seconds) = scalars(run("stopped"))["epoch/seconds"][-1]
+        assert seconds > 1
 
     def test_in_the_middle_of_an_epoch_with_validations(self, run, whole, interrupt):
         settings = "--trainer.val_check_interval=2"

@@ -37,7 +37,7 @@ HOW_TO_READ = """
 | `val/loss`, `val/acc` | means over all validation images | optimizer steps made |
 | `test/loss`, `test/acc` | means over all test images by the best checkpoint, drawn where training ended | optimizer steps made |
 | `lr-*` | learning rate of the next step | optimizer steps made |
-| `epoch/*` | the same for an epoch, the first of which is 1; validation is the last in it; CUSTOM SCALARS has training and validation in one chart | epochs |
+| `epoch/*` | the same for an epoch, the first of which is 1, and its seconds of training; validation is the last in it; CUSTOM SCALARS has training and validation in one chart | epochs |
 | `images/augmentation` | training images, and beside each what `--data.shift`, `--data.rotate` and so on may make of it | - |
 | `images/training_images` | the first training images of an epoch as the network sees them, augmented | epochs, by the slider |
 | `images/*`, `pr_curve/*` | the network after the last validation of an epoch, and what it makes of the validation images | epochs, by the slider |

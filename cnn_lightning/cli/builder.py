@@ -244,7 +244,10 @@ class FitCLI(ClassifierCLI):
                 *root, name, version = self.run.parts
                 settings.logger = _Curves(Path(*root), name, version, default_hp_metric=False, purge_step=step)
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+            # They draw the averaged weights, if another callback averages them, and it takes these off again.
+            trainer.callbacks.sort(key=lambda callback: not isinstance(callback, Pictures))
+            return trainer
         except BaseException:
             if self.run is not None:
                 runs.remove_if_empty(self.run, *self.run.parents[:2])

@@ -46,7 +46,7 @@ from filelock import FileLock, Timeout
 
 from cnn_lightning import ImageClassifier, plots
 from cnn_lightning.cli import runs
-from cnn_lightning.cli.command import OptionParser, command, processor, shown
+from cnn_lightning.cli.command import OptionParser, command, make_folder, processor, shown
 from cnn_lightning.errors import UsageError
 from cnn_lightning.files import write_file
 
@@ -132,7 +132,7 @@ def read_options(args: Sequence[str]) -> argparse.Namespace:
 def compare(args: Sequence[str]) -> None:
     """Run what is left of a grid, and write what came out."""
     options = read_options(args)
-    with alone_in(options.folder, "name another folder"), alone_in(options.logs, "change --logs"):
+    with alone_in(options.folder, "the folder"), alone_in(options.logs, "--logs"):
         cells = read_grid(options)
         results = Results(options.folder / "runs.csv", cells)
         done = results.rows
@@ -151,19 +151,17 @@ def compare(args: Sequence[str]) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path, remedy: str) -> Iterator[None]:
+def alone_in(folder: Path, option: str) -> Iterator[None]:
     """Keep a folder for this process; it is made where there is none.
 
     Raises:
-        UsageError: It cannot be written to, or another process has it.
+        UsageError: It cannot be made, or another process has it; the message names the option to change.
     """
+    make_folder(folder, option)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout:
-        raise UsageError(f"another process compares in {folder}: wait for it, or {remedy}") from None
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder} ({error.strerror}): {remedy}") from error
+        raise UsageError(f"another process compares in {folder}: wait for it, or change {option}") from None
     with lock:
         yield
 

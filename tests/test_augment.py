@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import grid_sample
 
+from cnn_lightning.data import augment
 from cnn_lightning.data.augment import Augment, Erase, FlipAndShift, Warp
 
 
@@ -63,13 +65,17 @@ class TestWarp:
         assert columns[14] == 14
         assert set(columns.diff().tolist()) == {-1} or set(columns.diff().tolist()) == {1}
 
-    def test_distorts_smoothly_by_so_many_pixels(self):
+    def test_distorts_smoothly_by_so_many_pixels(self, monkeypatch):
+        def linear(*args, **kwargs):
+            return grid_sample(*args, **kwargs | {"mode": "bilinear"})
+
+        monkeypatch.setattr(augment, "grid_sample", linear)  # cubics do not keep a ramp straight
         ramp = torch.arange(64.0).expand(500, 1, 64, 64)  # its brightness says from which column a pixel comes
         warp = Warp(elastic=2.0)
         moves = (warp(ramp, warp.draw(500, np.random.default_rng(0))) - ramp)[..., 8:-8, 8:-8]
         assert moves.mean().abs() < 0.2
         assert 1 < moves.std() < 2  # between the points of the grid, moves are smaller
-        assert moves.diff(dim=2).abs().max() < 0.8
+        assert moves.diff(dim=2).abs().max() < 0.6
 
     def test_stays_as_sharp(self):
         noise = 255 * torch.rand(100, 1, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The contract that every network keeps, and the formula for the size of its feature maps."""
+"""The contract that every network keeps, the block that several share, and the formula for the size of feature maps."""
 
 import inspect
 from abc import ABC, abstractmethod

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from cnn_lightning.nets.base import ConvNet, check_positive, side_after
+from cnn_lightning.nets.base import ConvNet, check_positive, conv_block, side_after
 
 
 class WideCNN(ConvNet):
@@ -38,12 +38,8 @@ class WideCNN(ConvNet):
         super().__init__(in_channels, num_classes, image_size)
         check_positive(width=width)
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, width, kernel_size=5, padding=2),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, kernel_size=5, padding=2),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
+            *conv_block(in_channels, width, kernel_size=5, padding=2),
+            *conv_block(width, 2 * width, kernel_size=5, padding=2),
         )
         self.head = nn.Sequential(
             nn.Dropout(0.5),

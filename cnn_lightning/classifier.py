@@ -17,11 +17,11 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from cnn_lightning.checkpoint_io import check_classes, read_checkpoint
+from cnn_lightning.checkpointing.checkpoint_io import check_classes, read_checkpoint
 from cnn_lightning.errors import DivergedError, UsageError
 from cnn_lightning.metrics import LossAndAccuracy
 from cnn_lightning.nets import ConvNet
-from cnn_lightning.schedules import Cosine, OneCycle
+from cnn_lightning.optim.schedules import Cosine, OneCycle
 
 # The classes that the settings in a checkpoint may name.
 MODEL_CLASSES = (ConvNet, Optimizer, OneCycle, Cosine)

@@ -1,21 +1,18 @@
-"""Errors that a user can cause and mend."""
-
-import sys
-from typing import NoReturn
+"""User-facing errors; the commands print them in one line and exit with code 2."""
 
 
-class UsageError(Exception):
-    """Says in one line what was wrong, what was expected, and the flag or file to change.
+class UsageError(ValueError):
+    """An error in the user's input: what was given, and what was expected instead.
 
-    The commands print it and exit with code 2.
+    Args:
+        message: One line, without a command-line option: library code knows none.
+        argument: Name of the argument to change, such as "batch_size"; a command adds its option to the message.
     """
+
+    def __init__(self, message: object, argument: str | None = None) -> None:
+        super().__init__(str(message))
+        self.argument = argument
 
 
 class DivergedError(UsageError):
-    """Training has gone wrong for good: loss or weights are not finite."""
-
-
-def exit_with(message: str) -> NoReturn:
-    """Print an error in one line and exit with code 2."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    """Loss or weights are no longer finite, so that training stops."""

@@ -1,9 +1,9 @@
-"""Test a checkpoint on the official test images: see ``--help`` and the README."""
+"""Call the command of this name in cnn_lightning/cli: see --help."""
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports prints no traceback
 
-from cnn_lightning.cli import evaluate
+from cnn_lightning.cli.evaluate import evaluate
 
 evaluate()

@@ -1,9 +1,9 @@
-"""Train a network and test it: see ``--help`` and the README."""
+"""Call the command of this name in cnn_lightning/cli: see --help."""
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports prints no traceback
 
-from cnn_lightning.cli import fit
+from cnn_lightning.cli.fit import fit
 
 fit()

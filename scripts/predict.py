@@ -1,9 +1,9 @@
-"""Classify your own pictures: see ``--help`` and the README."""
+"""Call the command of this name in cnn_lightning/cli: see --help."""
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports without a traceback
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports prints no traceback
 
-from cnn_lightning.cli import predict
+from cnn_lightning.cli.predict import predict
 
 predict()

@@ -3,14 +3,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: the processes of pytest share the cores
 
 import hashlib
-import importlib.util
 import json
 import socket
 import struct
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -95,7 +93,7 @@ def train(tiny_root, capsys):
     """Call ``fit`` on tiny MNIST for an epoch, without bar and dashboard; returns the folder of the run."""
 
     def call(*args: str) -> Path:
-        from cnn_lightning.cli import fit
+        from cnn_lightning.cli.fit import fit
 
         settings = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=1"]
         settings.append(f"--dashboard={call.dashboard}")
@@ -172,14 +170,6 @@ def error_of(capsys):
         return line
 
     return call
-
-
-def load_script(name: str) -> ModuleType:
-    """Import a file of scripts/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"scripts/{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback
 
-from cnn_lightning.cli.builder import FitCLI
+from cnn_lightning.cli.classifier_cli import FitCLI
 from tests.conftest import scalars
 
 

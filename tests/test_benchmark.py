@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from cnn_lightning.cli import benchmark as benchmark_module
 from cnn_lightning.nets import DropoutCNN, WideCNN
-from tests.conftest import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
-    return load_script("benchmark")
+    return benchmark_module
 
 
 def test_measures_three_ways_and_writes_them_down(script, capsys):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_lightning.checkpoint_io import DamagedError, read_checkpoint
+from cnn_lightning.checkpointing.checkpoint_io import DamagedError, read_checkpoint
 from cnn_lightning.data import MNIST, FashionMNIST
 from cnn_lightning.errors import UsageError
 from tests.conftest import REPOSITORY

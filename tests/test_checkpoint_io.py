@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnn_lightning import ImageClassifier, files
-from cnn_lightning.checkpoint_io import CheckedCheckpointIO, DamagedError, read_checkpoint
-from cnn_lightning.cli import evaluate, fit, predict
+from cnn_lightning import ImageClassifier
+from cnn_lightning.checkpointing import files
+from cnn_lightning.checkpointing.checkpoint_io import CheckedCheckpointIO, DamagedError, read_checkpoint
+from cnn_lightning.cli.evaluate import evaluate
+from cnn_lightning.cli.fit import fit
+from cnn_lightning.cli.predict import predict
 from cnn_lightning.errors import UsageError
 from tests.faults import Death, assert_equal, flipped_bits, truncations
 

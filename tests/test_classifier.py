@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 from cnn_lightning import MNIST, Digits, ImageClassifier, LeNetCNN, TwoLayerCNN
 from cnn_lightning.errors import UsageError
 from cnn_lightning.nets import ConvNet
-from cnn_lightning.optimizers import ConvMuon
-from cnn_lightning.schedules import Cosine, OneCycle
+from cnn_lightning.optim.muon import ConvMuon
+from cnn_lightning.optim.schedules import Cosine, OneCycle
 from tests.conftest import scalars
 
 

@@ -14,7 +14,8 @@ from lightning.pytorch import Trainer
 from torch.nn.functional import cross_entropy
 
 from cnn_lightning import MNIST, FashionMNIST, ImageClassifier, LeNetCNN
-from cnn_lightning.cli import evaluate, fit
+from cnn_lightning.cli.evaluate import evaluate
+from cnn_lightning.cli.fit import fit
 from tests.conftest import REPOSITORY, scalars
 from tests.faults import assert_same_result
 from tests.test_nets import NETS
@@ -529,7 +530,7 @@ def test_one_epoch_of_mnist(capsys):
 def test_start_imports_nothing_that_only_some_commands_need(in_new_process):
     """scikit-learn and TensorBoard take a second each; --help needs neither."""
     code = (
-        "import sys; from cnn_lightning.cli import fit\n"
+        "import sys; from cnn_lightning.cli.fit import fit\n"
         "try: fit()\n"
         "except SystemExit: pass\n"
         "print('LOADED', sorted({name.split('.')[0] for name in sys.modules} & {'sklearn', 'tensorboard', 'pandas'}))"

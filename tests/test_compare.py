@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY, load_script, scalars
+from cnn_lightning.cli import compare as compare_module
+from tests.conftest import REPOSITORY, scalars
 
 PACE = ("seconds", "images_per_second")  # of training
 OPTIONS = "--trainer.accelerator cpu --trainer.enable_model_summary false --trainer.max_epochs 2"
@@ -16,7 +17,7 @@ OPTIONS = "--trainer.accelerator cpu --trainer.enable_model_summary false --trai
 
 @pytest.fixture(scope="module")
 def script():
-    return load_script("compare")
+    return compare_module
 
 
 def rows(path="mine/runs.csv"):

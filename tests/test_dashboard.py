@@ -13,10 +13,11 @@ from tensorboard.plugins.pr_curve.plugin_data_pb2 import PrCurvePluginData
 from tensorboard.util.tensor_util import make_ndarray
 from torch import nn
 
-from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier, pictures
+from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier
 from cnn_lightning.callbacks.dashboard import _layers_table
-from cnn_lightning.cli import evaluate
+from cnn_lightning.cli.evaluate import evaluate
 from cnn_lightning.nets import ConvNet
+from cnn_lightning.reporting import images as pictures
 from tests.conftest import scalars
 from tests.test_nets import NETS
 

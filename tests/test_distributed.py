@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tensorboard.util.tensor_util import make_ndarray
 
-from cnn_lightning.cli import fit
+from cnn_lightning.cli.fit import fit
 from tests.conftest import REPOSITORY, scalars
 from tests.faults import assert_same_result
 from tests.test_dashboard import PICTURES, events

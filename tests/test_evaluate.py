@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precisio
 from torch.nn.functional import pad
 
 from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier
-from cnn_lightning.cli import evaluate
+from cnn_lightning.cli.evaluate import evaluate
 from tests.conftest import scalars
 
 FILES = {
@@ -279,7 +279,7 @@ class TestShift:
         assert "expected at least 1" in error_of(evaluate, CPU, "--shift=0")
 
     def test_network_of_another_size(self, train, error_of):
-        from cnn_lightning.cli import fit
+        from cnn_lightning.cli.fit import fit
 
         message = error_of(fit, CPU, "--data=Digits", "--data.pad=2")
         assert "image_size is 28 in TwoLayerCNN but 32 in Digits: change --model.net.image_size" in message

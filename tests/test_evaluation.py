@@ -8,7 +8,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
 
 from cnn_lightning.errors import UsageError
-from cnn_lightning.evaluation import BINS, Evaluation
+from cnn_lightning.reporting.evaluation import BINS, Evaluation
 
 NAMES = ("T-shirt/top", "a, b", 'the "c"', "d", "naïve")
 

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import load_script
-
-DUPLICATES, MISTAKES = load_script("duplicates"), load_script("mistakes")
+from cnn_lightning.cli import duplicates, mistakes
 
 
 class TestDuplicates:
@@ -18,17 +16,17 @@ class TestDuplicates:
         near = train[31].clone()
         near[0, 0, 0] = near[0, 0, 0] ^ 128
         test = torch.stack([train[7], train[20].flip(2), near])
-        distance, index, mirrored = DUPLICATES.nearest_images(test, train, flip=True)
+        distance, index, mirrored = duplicates.nearest_images(test, train, flip=True)
         assert index.tolist() == [7, 20, 31]
         assert mirrored.tolist() == [False, True, False]
         assert distance.tolist() == pytest.approx([0, 0, 128 / 28])
-        distance, _, mirrored = DUPLICATES.nearest_images(test, train, flip=False)
+        distance, _, mirrored = duplicates.nearest_images(test, train, flip=False)
         assert distance[1] > 50
         assert not mirrored.any()
 
     def test_counts_and_draws(self, tiny_root, monkeypatch, capsys, error_of):
         monkeypatch.setenv("CNN_LIGHTNING_DATA", str(tiny_root))
-        images = DUPLICATES.FashionMNIST.read
+        images = duplicates.FashionMNIST.read
 
         def with_copies(self, train):
             found, labels = images(self, train)
@@ -36,18 +34,18 @@ class TestDuplicates:
                 found[:2], labels[:2] = images(self, True)[0][:2], torch.tensor([labels[0], 9])
             return found, labels
 
-        monkeypatch.setattr(DUPLICATES.FashionMNIST, "read", with_copies)
-        DUPLICATES.duplicates(["--picture=pairs.png"])
+        monkeypatch.setattr(duplicates.FashionMNIST, "read", with_copies)
+        duplicates.duplicates(["--picture=pairs.png"])
         assert "| 0 | 2 | 0 | 1 |" in capsys.readouterr().out
         assert Path("pairs.png").stat().st_size > 1000
         for path in ("pairs.png", "pairs", "no/pairs.png"):
-            assert f"--picture {path}: expected a new file" in error_of(DUPLICATES.duplicates, f"--picture={path}")
+            assert f"--picture {path}: expected a new file" in error_of(duplicates.duplicates, f"--picture={path}")
 
 
 class TestMistakes:
     def test_every_vote_is_of_five_and_too_few_for_the_label(self):
-        assert len(MISTAKES.WRONG_LABELS) == 15
-        for votes in MISTAKES.WRONG_LABELS.values():
+        assert len(mistakes.WRONG_LABELS) == 15
+        for votes in mistakes.WRONG_LABELS.values():
             assert votes.label + votes.other + votes.neither == 5
             assert votes.label < 3
 
@@ -62,10 +60,10 @@ class TestMistakes:
 
     def test_page_counts_and_lists(self, monkeypatch, error_of):
         zeros = torch.zeros(10_000, 1, 28, 28, dtype=torch.uint8), torch.zeros(10_000, dtype=torch.int64)
-        monkeypatch.setattr(MISTAKES.MNIST, "read", lambda self, train: zeros)
-        monkeypatch.setattr(MISTAKES.MNIST, "prepare_data", lambda self: None)
+        monkeypatch.setattr(mistakes.MNIST, "read", lambda self, train: zeros)
+        monkeypatch.setattr(mistakes.MNIST, "prepare_data", lambda self: None)
         self.write("predictions.csv", {947: (8, 9), 3520: (6, 1), 5000: (2, 7)})
-        MISTAKES.mistakes(["predictions.csv", "--into=page"])
+        mistakes.mistakes(["predictions.csv", "--into=page"])
         page = Path("page/mistakes.md").read_text()
         assert "Of 10,000 test images, 3 are" in page
         assert "99.97% right. 2 of these are among the 15" in page
@@ -77,17 +75,17 @@ class TestMistakes:
         assert agreed.count(" neither |") == 13
         assert Path("page/mistakes.png").stat().st_size > 500
         for name in ("mistakes.md", "mistakes.png"):
-            message = error_of(MISTAKES.mistakes, "predictions.csv", "--into=page")
+            message = error_of(mistakes.mistakes, "predictions.csv", "--into=page")
             assert f"page/{name} is there already" in message
             Path("page", name).unlink()
 
     def test_without_the_images_there_is_no_page(self, error_of):
         self.write("predictions.csv", {947: (8, 9)})
-        assert "MNIST" in error_of(MISTAKES.mistakes, "predictions.csv", "--into=page")
+        assert "MNIST" in error_of(mistakes.mistakes, "predictions.csv", "--into=page")
         assert not Path("page").exists()
 
     def test_other_files_are_refused(self, error_of):
-        assert "cannot read none.csv" in error_of(MISTAKES.mistakes, "none.csv", "--into=page")
+        assert "cannot read none.csv" in error_of(mistakes.mistakes, "none.csv", "--into=page")
         Path("some.csv").write_text("a,b\n1,2\n")
-        assert "some.csv is no predictions.csv" in error_of(MISTAKES.mistakes, "some.csv", "--into=page")
+        assert "some.csv is no predictions.csv" in error_of(mistakes.mistakes, "some.csv", "--into=page")
         assert not Path("page").exists()

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cnn_lightning import DeepCNN
-from cnn_lightning.optimizers import ConvMuon, orthogonal
+from cnn_lightning.optim.muon import ConvMuon, orthogonal
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])  # computes in float32, and in bfloat16

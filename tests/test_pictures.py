@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from cnn_lightning import FastCNN, TwoLayerCNN
-from cnn_lightning.pictures import confusion_matrix, feature_maps, filters, grid, mistakes, pixels
+from cnn_lightning.reporting.images import confusion_matrix, feature_maps, filters, grid, mistakes, pixels
 from tests.test_nets import NETS
 
 

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from cnn_lightning import plots
-from cnn_lightning.evaluation import Evaluation
+from cnn_lightning.reporting import plots
+from cnn_lightning.reporting.evaluation import Evaluation
 
 STEPS = {
     "train/loss": [(step, 2 / step) for step in range(1, 90)],

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from cnn_lightning import Digits, ImageClassifier
-from cnn_lightning.cli import fit, predict
+from cnn_lightning.cli.fit import fit
+from cnn_lightning.cli.predict import predict
 
 CPU = "--trainer.accelerator=cpu"
 

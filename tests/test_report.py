@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cnn_lightning.evaluation import Evaluation
-from cnn_lightning.report import Picture, write_report
+from cnn_lightning.reporting.evaluation import Evaluation
+from cnn_lightning.reporting.report import Picture, write_report
 
 NAMES = ("T-shirt/top", "<i>trouser</i>", "Dress & co")
 SCALARS = {"train/loss": [(10, 1.0), (20, 0.5)], "val/acc": [(20, 0.8)]}

@@ -9,7 +9,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from cnn_lightning.cli import fit, runs
+from cnn_lightning.cli import run_folders as runs
+from cnn_lightning.cli.fit import fit
 from cnn_lightning.errors import UsageError
 from tests.conftest import scalars
 from tests.faults import Death, DieAt, add_callback, assert_same_result

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cnn_lightning.errors import UsageError
-from cnn_lightning.schedules import Cosine, OneCycle
+from cnn_lightning.optim.schedules import Cosine, OneCycle
 
 
 def rates(schedule, total_steps, **settings):

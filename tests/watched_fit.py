@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lightning.pytorch import Callback
 
-from cnn_lightning import checkpoint_io
-from cnn_lightning.cli import fit
-from cnn_lightning.cli.builder import FitCLI
+from cnn_lightning.checkpointing import checkpoint_io
+from cnn_lightning.cli.classifier_cli import FitCLI
+from cnn_lightning.cli.fit import fit
 
 phase = Path(sys.argv[1]).open("w")  # noqa: SIM115
 

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from cnn_lightning.callbacks.hooks import IdleInSteps
 from cnn_lightning.callbacks.signals import Signals
-from cnn_lightning.checkpoint_io import DamagedError, read_checkpoint
+from cnn_lightning.checkpointing.checkpoint_io import DamagedError, read_checkpoint
 from cnn_lightning.errors import UsageError
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from cnn_lightning.callbacks.hooks import IdleInEpochs
-from cnn_lightning.files import numbered, write_file
+from cnn_lightning.checkpointing.files import numbered, write_file
 
 
 class SaveConfig(IdleInEpochs, SaveConfigCallback):

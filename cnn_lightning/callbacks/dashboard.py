@@ -21,10 +21,10 @@ from PIL import Image
 from torch import nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from cnn_lightning import pictures
 from cnn_lightning.callbacks.config import SaveConfig, flat_settings
-from cnn_lightning.callbacks.display import Layer, layers_of
 from cnn_lightning.callbacks.hooks import IdleInEpochs
+from cnn_lightning.callbacks.progress import Layer, layers_of
+from cnn_lightning.reporting import images as pictures
 
 if TYPE_CHECKING:  # it takes half a second, which --help can do without
     from torch.utils.tensorboard import SummaryWriter

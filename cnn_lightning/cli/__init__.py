@@ -1,7 +1,1 @@
-"""The commands, each called by the script of its name."""
-
-from cnn_lightning.cli.evaluating import evaluate
-from cnn_lightning.cli.fitting import fit
-from cnn_lightning.cli.predicting import predict
-
-__all__ = ["evaluate", "fit", "predict"]
+"""The commands, one a file; the script of the same name calls it."""

@@ -16,13 +16,15 @@ from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import optim
 
-from cnn_lightning import data, nets, optimizers, schedules
-from cnn_lightning.errors import UsageError, exit_with
+from cnn_lightning import data, nets
+from cnn_lightning.cli.exit_codes import exit_with
+from cnn_lightning.errors import UsageError
+from cnn_lightning.optim import muon, schedules
 
 # The options that take the name of a class, and where to find the classes.
 CLASS_OPTIONS = {
     "model.net": [nets],
-    "model.optimizer": [optim, optimizers],
+    "model.optimizer": [optim, muon],
     "model.lr_schedule": [schedules],
     "data": [data],
     "trainer.callbacks": [callbacks],

@@ -15,10 +15,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torchvision import datasets
 
+from cnn_lightning.checkpointing.files import numbered, write_file
 from cnn_lightning.data.base import ImageDataModule
 from cnn_lightning.data.download import DownloadError, download
 from cnn_lightning.errors import UsageError
-from cnn_lightning.files import numbered, write_file
 
 MOST_BYTES = 2**27  # of an unpacked file; an archive may claim any size
 

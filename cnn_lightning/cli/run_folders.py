@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from cnn_lightning import checkpoint_io
 from cnn_lightning.callbacks.config import flat_settings
-from cnn_lightning.checkpoint_io import DamagedError
+from cnn_lightning.checkpointing import checkpoint_io
+from cnn_lightning.checkpointing.checkpoint_io import DamagedError
 from cnn_lightning.classifier import MODEL_CLASSES
 from cnn_lightning.data import ImageDataModule
 from cnn_lightning.errors import UsageError
@@ -240,3 +241,16 @@ def _newest_good(damaged: Path) -> Path | None:
 
 def _saved_at(path: Path) -> float:
     return path.stat().st_mtime
+
+
+@rank_zero_only
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder, and those it lies in, in the first process.
+
+    Raises:
+        UsageError: It cannot be made; the message names the option to change.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder} ({error.strerror}): change {option}") from error

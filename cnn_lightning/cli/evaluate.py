@@ -11,14 +11,16 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from cnn_lightning import pictures
-from cnn_lightning.cli import runs
-from cnn_lightning.cli.builder import EvaluateCLI
-from cnn_lightning.cli.command import command, ctrl_c_as_usual, device_of, make_folder, say, shown, test_checkpoint
+from cnn_lightning.cli import run_folders as runs
+from cnn_lightning.cli.classifier_cli import EvaluateCLI, test_checkpoint
+from cnn_lightning.cli.exit_codes import command, ctrl_c_as_usual
+from cnn_lightning.cli.run_folders import make_folder
+from cnn_lightning.cli.terminal import device_name, print_rank_zero, relative_path
 from cnn_lightning.data.augment import FlipAndShift
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.errors import UsageError
-from cnn_lightning.evaluation import ENSEMBLE, Evaluation
+from cnn_lightning.reporting import images as pictures
+from cnn_lightning.reporting.evaluation import ENSEMBLE, Evaluation
 
 # Name of a network -> "up to" and "corner" -> (pixels, accuracy).
 Shifts = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
@@ -53,10 +55,10 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
     evaluations, shifts = {}, {}
     for cli in clis:
         what = f"{type(cli.model.net).__name__} on {type(cli.datamodule).__name__}"
-        say(f"Testing {what}, device {device_of(cli.trainer)}")
+        print_rank_zero(f"Testing {what}, device {device_name(cli.trainer)}")
         if not test_checkpoint(cli, cli.ckpt_path):
             return
-        path, name = shown(cli.ckpt_path), _run_name(cli)
+        path, name = relative_path(cli.ckpt_path), _run_name(cli)
         evaluation = _evaluation(cli)
         if cli.config.shift is not None:
             shifts[path if name in shifts else name] = _accuracy_by_shift(cli, evaluation.accuracy)
@@ -64,25 +66,25 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
     if len(clis) > 1:
         accuracies = [100 * evaluation.accuracy for evaluation in evaluations.values()]
         spread = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %"
-        say(f"\nMean and standard deviation of these {len(clis)}\naccuracy    {spread}")
+        print_rank_zero(f"\nMean and standard deviation of these {len(clis)}\naccuracy    {spread}")
         evaluations[ENSEMBLE] = Evaluation.ensemble(list(evaluations.values()))
         _say_evaluation(f"Ensemble of these {len(clis)}, the mean of their probabilities", evaluations[ENSEMBLE])
     if shifts:
         _say_shifts(shifts)
     if folder:
-        say(f"report      {shown(_write_report(folder, clis[0], evaluations, shifts))}")
+        print_rank_zero(f"report      {relative_path(_write_report(folder, clis[0], evaluations, shifts))}")
 
 
 def _check_go_together(clis: Sequence[EvaluateCLI]) -> None:
     paths = [cli.ckpt_path.resolve() for cli in clis]
     for path, cli in zip(paths, clis, strict=True):
         if paths.count(path) > 1:
-            raise UsageError(f"{shown(cli.ckpt_path)} is named twice: name each checkpoint once")
-    names = {type(cli.datamodule).__name__: shown(cli.ckpt_path) for cli in clis}
+            raise UsageError(f"{relative_path(cli.ckpt_path)} is named twice: name each checkpoint once")
+    names = {type(cli.datamodule).__name__: relative_path(cli.ckpt_path) for cli in clis}
     if len(names) > 1:
         listed = ", ".join(f"{path} of {name}" for name, path in names.items())
         raise UsageError(f"{listed}: expected checkpoints of one dataset, or choose one with --data")
-    sizes = {cli.datamodule.batch_size: shown(cli.ckpt_path) for cli in clis}
+    sizes = {cli.datamodule.batch_size: relative_path(cli.ckpt_path) for cli in clis}
     limits = [name for name in ("fast_dev_run", "limit_test_batches") if clis[0].config.trainer[name]]
     if len(sizes) > 1 and limits:
         listed = ", ".join(f"{size} in {path}" for size, path in sizes.items())
@@ -109,7 +111,9 @@ def _run_name(cli: EvaluateCLI) -> str:
     """A short name of a checkpoint, with what it learnt about moved images."""
     run = runs.run_of(cli.ckpt_path)
     stem = cli.ckpt_path.stem
-    name = f"{run.parent.name}/{run.name}{'' if stem == 'best' else f', {stem}'}" if run else shown(cli.ckpt_path)
+    name = (
+        f"{run.parent.name}/{run.name}{'' if stem == 'best' else f', {stem}'}" if run else relative_path(cli.ckpt_path)
+    )
     shift = cli.datamodule.hparams["shift"]
     return f"{name}, --data.shift {shift}" if shift else name
 
@@ -145,8 +149,8 @@ def _mean_of_views(cli: EvaluateCLI, evaluation: Evaluation) -> Evaluation:
 
 
 def _say_evaluation(what: str, evaluation: Evaluation) -> None:
-    say(f"\n{what}\naccuracy    {evaluation.accuracy:.2%} ({evaluation.correct:,}/{evaluation.total:,})")
-    say(f"loss        {evaluation.loss:.4f}")
+    print_rank_zero(f"\n{what}\naccuracy    {evaluation.accuracy:.2%} ({evaluation.correct:,}/{evaluation.total:,})")
+    print_rank_zero(f"loss        {evaluation.loss:.4f}")
 
 
 def _accuracy_by_shift(cli: EvaluateCLI, unmoved: float) -> dict[str, list[tuple[int, float]]]:
@@ -182,18 +186,18 @@ def _evaluation(cli: EvaluateCLI) -> Evaluation:
 
 
 def _say_shifts(shifts: Shifts) -> None:
-    say("\nAccuracy on test images moved by n pixels")
+    print_rank_zero("\nAccuracy on test images moved by n pixels")
     for name, lines in shifts.items():
         pixels = (f"{n:>8}" for n, _ in lines["up to"])
-        say(f"{name}\n{'n':<12}{''.join(pixels)}")
+        print_rank_zero(f"{name}\n{'n':<12}{''.join(pixels)}")
         for kind, points in lines.items():
-            say(f"{kind:<12}" + "".join(f"{accuracy:>8.2%}" for _, accuracy in points))
+            print_rank_zero(f"{kind:<12}" + "".join(f"{accuracy:>8.2%}" for _, accuracy in points))
 
 
 @rank_zero_only
 def _write_report(folder: Path, cli: EvaluateCLI, evaluations: Mapping[str, Evaluation], shifts: Shifts) -> Path:
     # Here, not above, so that only who reports waits for matplotlib.
-    from cnn_lightning import plots, report
+    from cnn_lightning.reporting import plots, report
 
     data, net = cli.datamodule, cli.model.net
     images, _ = data.part("test")
@@ -202,7 +206,7 @@ def _write_report(folder: Path, cli: EvaluateCLI, evaluations: Mapping[str, Eval
     facts = {
         "network": f"{type(net).__name__}, {sum(weight.numel() for weight in net.parameters()):,} weights",
         "dataset": f"{type(data).__name__}, {evaluation.total:,} test images",
-        "checkpoint": shown(cli.ckpt_path),
+        "checkpoint": relative_path(cli.ckpt_path),
         "saved": f"in epoch {runs.epoch_of(cli.checkpoint)}, after {cli.checkpoint['global_step']:,} optimizer steps",
     }
     if cli.config.tta:

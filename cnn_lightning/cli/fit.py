@@ -12,17 +12,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, SaveConfig, Stopped
-from cnn_lightning.cli import runs
-from cnn_lightning.cli.builder import FitCLI
-from cnn_lightning.cli.command import (
-    command,
-    ctrl_c_as_usual,
-    device_of,
-    program,
-    say,
-    shown,
-    test_checkpoint,
-)
+from cnn_lightning.cli import run_folders as runs
+from cnn_lightning.cli.classifier_cli import FitCLI, test_checkpoint
+from cnn_lightning.cli.exit_codes import command, ctrl_c_as_usual
+from cnn_lightning.cli.terminal import device_name, print_rank_zero, program, relative_path
 from cnn_lightning.errors import DivergedError, UsageError
 
 
@@ -40,11 +33,13 @@ def fit(args: Sequence[str] | None = None) -> None:
         test_checkpoint(cli, best)
     trainer = cli.trainer
     if not trainer.fast_dev_run:
-        say(f"run         {shown(trainer.log_dir)}")
+        print_rank_zero(f"run         {relative_path(trainer.log_dir)}")
     if best:
-        say(f"checkpoint  {shown(best)}")
+        print_rank_zero(f"checkpoint  {relative_path(best)}")
     if isinstance(trainer.logger, TensorBoardLogger):
-        say(f"curves      {shlex.join([program('tensorboard'), '--logdir', shown(trainer.logger.save_dir)])}")
+        print_rank_zero(
+            f"curves      {shlex.join([program('tensorboard'), '--logdir', relative_path(trainer.logger.save_dir)])}"
+        )
 
 
 def _train(cli: FitCLI) -> None:
@@ -60,15 +55,15 @@ def _train(cli: FitCLI) -> None:
         except ValueError as error:
             raise UsageError(error) from error
     if cli.ckpt_path:
-        say(
-            f"Going on from {shown(cli.ckpt_path)}: epoch {runs.epoch_of(cli.checkpoint)}, "
+        print_rank_zero(
+            f"Going on from {relative_path(cli.ckpt_path)}: epoch {runs.epoch_of(cli.checkpoint)}, "
             f"step {cli.checkpoint['global_step']:,}"
         )
     elif cli.config.ckpt_path == "last":
-        say("The newest run has no checkpoint yet, or there is none: starting a new run")
-    say(
+        print_rank_zero("The newest run has no checkpoint yet, or there is none: starting a new run")
+    print_rank_zero(
         f"Training {type(model.net).__name__} on {type(data).__name__}: {data.size('train'):,} training and "
-        f"{data.size('val'):,} validation images, seed {cli.config.seed_everything}, device {device_of(trainer)}"
+        f"{data.size('val'):,} validation images, seed {cli.config.seed_everything}, device {device_name(trainer)}"
     )
     try:
         with ctrl_c_as_usual(trainer):
@@ -105,16 +100,16 @@ def _leave_it_to_the_first() -> None:
 def _say_how_to_go_on(cli: FitCLI) -> None:
     last = _saved(cli.last)
     if not last:
-        say("Stopped before anything was saved.")
+        print_rank_zero("Stopped before anything was saved.")
         return
     config = next(c for c in cli.trainer.callbacks if isinstance(c, SaveConfig)).path
-    say("Stopped. Go on where it was saved last with")
-    words = [program("python"), shown(sys.argv[0]), "--config", shown(config), "--ckpt_path", last]
-    say(shlex.join(words))
+    print_rank_zero("Stopped. Go on where it was saved last with")
+    words = [program("python"), relative_path(sys.argv[0]), "--config", relative_path(config), "--ckpt_path", last]
+    print_rank_zero(shlex.join(words))
 
 
 def _saved(checkpoint: BestCheckpoint | LastCheckpoint | None) -> str:
     """The file of a checkpoint, "" if there is none yet."""
     # Lightning notes the name before it writes the file.
     path = checkpoint.best_model_path if checkpoint else ""
-    return shown(path) if path and Path(path).is_file() else ""
+    return relative_path(path) if path and Path(path).is_file() else ""

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnn_lightning import pictures
-from cnn_lightning.cli.builder import PredictCLI
-from cnn_lightning.cli.command import command, ctrl_c_as_usual, shown
+from cnn_lightning.cli.classifier_cli import PredictCLI
+from cnn_lightning.cli.exit_codes import command, ctrl_c_as_usual, exit_with
+from cnn_lightning.cli.terminal import relative_path
 from cnn_lightning.data import ImageDataModule
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.data.photos import read_photo
-from cnn_lightning.errors import UsageError, exit_with
+from cnn_lightning.errors import UsageError
+from cnn_lightning.reporting import images as pictures
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 UNSURE = 0.8  # probability below which a prediction is flagged
@@ -135,14 +136,14 @@ def _classify(cli: PredictCLI, predictions: Sequence[Prediction]) -> None:
     for prediction, probabilities in zip(predictions, torch.cat(batches).float(), strict=True):
         if not probabilities.isfinite().all():
             raise UsageError(
-                f"the network in {shown(cli.ckpt_path)} gives no probabilities but NaN: its training has diverged, "
+                f"the network in {relative_path(cli.ckpt_path)} gives NaN: its training has diverged, "
                 "name another checkpoint with --ckpt_path"
             )
         prediction.probabilities = probabilities
 
 
 def _print_table(predictions: Sequence[Prediction], class_names: Sequence[str]) -> None:
-    files = [_printable(shown(prediction.path)) for prediction in predictions]
+    files = [_printable(relative_path(prediction.path)) for prediction in predictions]
     width, name_width = max(map(len, [*files, "file"])), max(map(len, [*class_names, "class"]))
     print(f"{'file':<{width}}  {'class':<{name_width}}  probability  second guess")
     for file, prediction in zip(files, predictions, strict=True):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from cnn_lightning.checkpointing.files import write_file
 from cnn_lightning.errors import UsageError
-from cnn_lightning.files import write_file
 
 # The length of a SHA-256 in hexadecimal digits, as a ZIP archive says how long the comment at its end is.
 _LENGTH = struct.pack("<H", 64)

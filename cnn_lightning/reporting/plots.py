@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from PIL import Image
 
-from cnn_lightning.evaluation import BINS, Evaluation
+from cnn_lightning.reporting.evaluation import BINS, Evaluation
 
 Points = Sequence[tuple[float, float]]
 

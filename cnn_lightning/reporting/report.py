@@ -11,9 +11,10 @@ from string import Template
 from PIL import Image
 from torch import Tensor
 
-from cnn_lightning import pictures, plots
-from cnn_lightning.evaluation import ENSEMBLE, Evaluation
-from cnn_lightning.plots import Points
+from cnn_lightning.reporting import images as pictures
+from cnn_lightning.reporting import plots
+from cnn_lightning.reporting.evaluation import ENSEMBLE, Evaluation
+from cnn_lightning.reporting.plots import Points
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, WeightAveraging
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -25,10 +25,12 @@ from cnn_lightning.callbacks import (
     ProgressBar,
     SaveConfig,
 )
-from cnn_lightning.checkpoint_io import CheckedCheckpointIO
+from cnn_lightning.checkpointing.checkpoint_io import CheckedCheckpointIO
 from cnn_lightning.classifier import ImageClassifier
-from cnn_lightning.cli import runs
+from cnn_lightning.cli import run_folders as runs
+from cnn_lightning.cli.exit_codes import ctrl_c_as_usual
 from cnn_lightning.cli.parser import OneLineParser, check_config_files, class_name, drop_other_classes
+from cnn_lightning.cli.terminal import print_rank_zero, relative_path
 from cnn_lightning.data import ImageDataModule
 from cnn_lightning.data.default import MNISTOrDigits
 from cnn_lightning.errors import UsageError
@@ -400,3 +402,27 @@ class _NoProfiler(PassThroughProfiler):
 
     def profile(self, action_name: str) -> nullcontext:
         return self._nothing
+
+
+def test_checkpoint(cli: ClassifierCLI, checkpoint: Path | None) -> bool:
+    """Test a checkpoint, or the last weights, on the official test images, and say how good it is.
+
+    Returns:
+        Whether there was anything to test.
+    """
+    data, trainer = cli.datamodule, cli.trainer
+    if trainer.limit_test_batches == 0:
+        print_rank_zero("Not tested, because --trainer.limit_test_batches is 0.")
+        return False
+    # Its work is done, and after it Lightning (2.6.6) would test the weights that were not averaged.
+    trainer.callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, WeightAveraging)]
+    with ctrl_c_as_usual(trainer):
+        metrics = trainer.test(cli.model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)[0]
+    total = min(data.size("test"), trainer.num_test_batches[0] * data.batch_size * trainer.world_size)
+    correct = round(metrics["test/acc"] * total)
+    what = f"{relative_path(checkpoint)}" if checkpoint else "the last weights"
+    print_rank_zero(f"\nTest of {what} on the test images of {type(data).__name__}")
+    print_rank_zero(
+        f"accuracy    {metrics['test/acc']:.2%} ({correct:,}/{total:,})\nloss        {metrics['test/loss']:.4f}"
+    )
+    return True

@@ -1,0 +1,1 @@
+"""Atomic files, checksums, safe loading, and which settings may differ on resume."""

@@ -1,0 +1,1 @@
+"""Figures of a test, images, plots and the HTML report."""

@@ -1,5 +1,9 @@
-"""CNNs for MNIST and Fashion-MNIST, trained with PyTorch Lightning."""
+"""CNNs for MNIST and Fashion-MNIST, trained with PyTorch Lightning.
 
+Importing the package imports every class that one of its checkpoints may name.
+"""
+
+from cnn_lightning import optimizers, schedules
 from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.data import MNIST, Digits, FashionMNIST
 from cnn_lightning.nets import (
@@ -15,12 +19,15 @@ from cnn_lightning.nets import (
     TwoLayerCNN,
     WideCNN,
 )
+from cnn_lightning.optim import ConvMuon, Cosine, OneCycle
 
 __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "MNIST",
     "VGGCNN",
+    "ConvMuon",
+    "Cosine",
     "DeepCNN",
     "Digits",
     "DropoutCNN",
@@ -28,9 +35,12 @@ __all__ = [
     "FastCNN",
     "ImageClassifier",
     "LeNetCNN",
+    "OneCycle",
     "ResNetCNN",
     "SigmoidCNN",
     "TorchvisionNet",
     "TwoLayerCNN",
     "WideCNN",
+    "optimizers",
+    "schedules",
 ]

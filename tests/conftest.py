@@ -109,7 +109,7 @@ def train(tiny_root, capsys):
 # Imports, which take long, and then runs each line of its input, code in JSON, in a process of its own.
 NEW_PROCESSES = """
 import json, os, sys
-import cnn_lightning.cli
+import cnn_lightning.cli.evaluate, cnn_lightning.cli.fit
 for line in sys.stdin:
     if child := os.fork():
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
@@ -135,7 +135,7 @@ def new_processes():
 
 @pytest.fixture
 def in_new_process(tmp_path, new_processes):
-    """Run Python code in a fresh interpreter; returns its exit code, and what it printed to stdout and stderr."""
+    """Run Python code in a process that has the package imported; returns exit code, stdout and stderr."""
 
     def call(code: str, *argv: str) -> tuple[int, str, str]:
         print(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback
 
-from cnn_lightning.cli.classifier_cli import FitCLI
+from cnn_lightning.cli.fit import FitCLI
 from tests.conftest import scalars
 
 
@@ -36,8 +36,8 @@ class DieAt(Callback):
 
 def add_callback(monkeypatch, callback: Callback) -> None:
     """Have the next ``fit`` call this, too."""
-    callbacks = FitCLI._callbacks
-    monkeypatch.setattr(FitCLI, "_callbacks", lambda self, settings: [callback, *callbacks(self, settings)])
+    callbacks = FitCLI.callbacks
+    monkeypatch.setattr(FitCLI, "callbacks", lambda self, settings: [callback, *callbacks(self, settings)])
 
 
 def assert_same_result(run: Path, uninterrupted: Path) -> None:
@@ -91,7 +91,7 @@ def server(folder: Path, *behaviours: str) -> Iterator[ThreadingHTTPServer]:
     """Serve the files of a folder on this machine, each request in the way that comes next, the last way for good.
 
     "good", a number like "503", "html" (a page under the name of the file), "wrong" (other data), "cut" (half of it),
-    "drip" (a byte now and then), "silent" (nothing at all).
+    "drip" (a byte now and then), "slow header" (likewise, before the file), "silent" (nothing at all).
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -103,6 +103,11 @@ def server(folder: Path, *behaviours: str) -> Iterator[ThreadingHTTPServer]:
                 return self.send_error(int(behaviour))
             if behaviour == "silent":
                 return served.over.wait(60)
+            if behaviour == "slow header":
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nServer: ")
+                while not served.over.wait(0.05):
+                    self.wfile.write(b"x")
+                return None
             content = (folder / self.path.rpartition("/")[2]).read_bytes()
             if behaviour == "html":
                 content = b"<html>This page has moved.</html>"

@@ -19,11 +19,11 @@ ALLOWED = {
     "lightning_fixes": {"errors"},
     "data": {"data", "errors", "checkpointing"},
     "checkpointing": {"checkpointing", "errors"},
-    "reporting": {"reporting", "nets", "errors"},
-    "callbacks": {"callbacks", "reporting", "checkpointing", "nets", "errors", "lightning_fixes"},
+    "reporting": {"reporting", "checkpointing", "nets", "errors"},
+    "callbacks": {"callbacks", "reporting", "checkpointing", "nets", "metrics", "errors", "lightning_fixes"},
     "classifier": {"nets", "optim", "metrics", "errors", "checkpointing", "callbacks", "lightning_fixes"},
     "cli": {"cli", "classifier", "ImageClassifier"} | LIBRARY,
-    "__init__": {"classifier", "data", "nets", "optim"},
+    "__init__": {"classifier", "data", "nets", "optim", "optimizers", "schedules"},
     "__main__": {"cli"},
 }
 # What may come from outside of the package and of Python.

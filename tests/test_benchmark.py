@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cnn_lightning.cli import benchmark as benchmark_module
+from cnn_lightning.cli import race
 from cnn_lightning.nets import DropoutCNN, WideCNN
 
 
@@ -42,9 +43,9 @@ def test_network_of_the_article_gives_the_same_scores(script, net, images):
     assert torch.equal(theirs(images), scores)
 
 
-def test_network_of_the_official_example(script):
-    assert sum(parameter.numel() for parameter in script.OfficialNet().parameters()) == 1_199_882
-    assert script.OfficialNet()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+def test_network_of_the_official_example():
+    assert sum(parameter.numel() for parameter in race.OfficialNet().parameters()) == 1_199_882
+    assert race.OfficialNet()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +53,11 @@ def test_network_of_the_official_example(script):
     [
         (["--networks", "Foo"], "argument --networks: invalid choice: 'Foo'"),
         (["--step", "3"], "unrecognized arguments: --step 3"),
-        (["--steps", "0"], "steps is 0, expected at least 1: change --steps"),
+        (["--steps", "0"], "argument --steps: invalid PositiveInt value: '0'"),
         (["--steps", "9999", "--networks", "WideCNN"], "WideCNN has at most 260: change --steps"),
         (["--race", "--steps", "3"], "--steps does not go with --race"),
-        (["--output", "there.json"], "there.json exists and would be lost: change --output"),
-        (["--output", "there.json/new.json"], "cannot write there.json/new.json (File exists): change --output"),
+        (["--output", "there.json"], "there.json exists and would be overwritten: change --output"),
+        (["--output", "there.json/new.json"], "cannot write to there.json (File exists): change --output"),
     ],
 )
 def test_errors_are_one_line(script, args, message, error_of):
@@ -66,8 +67,8 @@ def test_errors_are_one_line(script, args, message, error_of):
 
 def test_race_ends_with_the_ratio(script, capsys, tiny_root, monkeypatch):
     monkeypatch.setenv("CNN_LIGHTNING_DATA", str(tiny_root))
-    monkeypatch.setattr(script, "SEEDS", 3)
-    monkeypatch.setattr(script, "GOAL", 0.3)  # the images are bright bars in noise: the example needs a few epochs
+    monkeypatch.setattr(race, "SEEDS", 3)
+    monkeypatch.setattr(race, "GOAL", 0.3)  # the images are bright bars in noise: the example needs a few epochs
     script.benchmark(["--race", "--device", "cpu", "--output", "race.json"])
     results = json.loads(Path("race.json").read_text())["results"]
     ours, peer = results["fast_mnist"], results["official_example"]

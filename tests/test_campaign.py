@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_lightning.checkpointing.checkpoint_io import DamagedError, read_checkpoint
+from cnn_lightning.checkpointing.safe_loading import DamagedError, read_checkpoint
 from cnn_lightning.data import MNIST, FashionMNIST
 from cnn_lightning.errors import UsageError
 from tests.conftest import REPOSITORY
@@ -65,8 +65,8 @@ def seconds_of_training(root: Path) -> float:
     return time.monotonic() - began
 
 
-def kill_and_go_on(folder: Path, whole: Path, number: int, moments: Iterator[float]) -> str:
-    """Send a signal at a moment of training, and type the same command again; what was going on."""
+def kill_and_resume(folder: Path, whole: Path, number: int, moments: Iterator[float]) -> str:
+    """Send a signal at a moment of training, and run the same command again; returns the phase."""
     for after in moments:
         root = folder / str(after)
         process = start(root)
@@ -95,7 +95,7 @@ def test_killed_at_random_moments(tmp_path, number, times, capsys):
     rng = random.Random(0)
     moments = iter(lambda: rng.uniform(0, seconds), None)
     with ThreadPoolExecutor(2) as pool:
-        ends = [pool.submit(kill_and_go_on, tmp_path, whole, number, moments) for _ in range(times)]
+        ends = [pool.submit(kill_and_resume, tmp_path, whole, number, moments) for _ in range(times)]
     phases = Counter(end.result() for end in ends)
     with capsys.disabled():
         print(f"\n{signal.Signals(number).name}: {times} of {times} bit-equal; killed while {dict(phases)}")

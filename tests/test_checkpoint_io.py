@@ -11,7 +11,8 @@ import torch
 
 from cnn_lightning import ImageClassifier
 from cnn_lightning.checkpointing import files
-from cnn_lightning.checkpointing.checkpoint_io import CheckedCheckpointIO, DamagedError, read_checkpoint
+from cnn_lightning.checkpointing.checkpoint_io import CheckedCheckpointIO
+from cnn_lightning.checkpointing.safe_loading import DamagedError, read_checkpoint
 from cnn_lightning.cli.evaluate import evaluate
 from cnn_lightning.cli.fit import fit
 from cnn_lightning.cli.predict import predict
@@ -96,7 +97,7 @@ class TestSavingThatFails:
         read = Path.read_bytes
         with monkeypatch.context() as patch:
             patch.setattr(Path, "read_bytes", lambda path: read(path)[:-1])
-            with pytest.raises(UsageError, match="what was written reads differently"):
+            with pytest.raises(UsageError, match="the written bytes read back differently"):
                 CheckedCheckpointIO().save_checkpoint({}, saved)
 
 
@@ -155,7 +156,7 @@ class TestStrangersCheckpoint:
             state = copy.deepcopy(checkpoint)
             state[where]["evil"] = Evil()
             for error in self.refused(state, tiny_root, capsys):
-                assert "evil.ckpt asks for more than tensors and plain values, which could run code" in error
+                assert "evil.ckpt holds more than tensors and plain values, which could run code" in error
 
     def test_with_the_name_of_code(self, checkpoint, tiny_root, capsys, monkeypatch):
         monkeypatch.syspath_prepend(Path.cwd())
@@ -175,7 +176,7 @@ class TestStrangersCheckpoint:
             else:
                 settings[key] = name if key.startswith("_") else named
             for error in self.refused(state, tiny_root, capsys):
-                assert f"evil.ckpt names {name}, which is no network" in error, key
+                assert f"evil.ckpt names {name}, which is no imported network" in error, key
             assert "evil_module" not in sys.modules
 
     @pytest.mark.parametrize("key", ["hparams", "module_arguments"])

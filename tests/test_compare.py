@@ -1,3 +1,4 @@
+import asyncio
 import csv
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import pytest
 import yaml
 
 from cnn_lightning.cli import compare as compare_module
+from cnn_lightning.errors import UsageError
+from cnn_lightning.reporting.tables import COLUMNS
 from tests.conftest import REPOSITORY, scalars
 
 PACE = ("seconds", "images_per_second")  # of training
@@ -61,7 +64,7 @@ class TestRuns:
         files = [path for path in Path("logs").rglob("*") if path.is_file()]
         assert (Path("mine/table.csv").read_bytes(), {path: path.stat().st_mtime_ns for path in files}) == before
 
-    def test_goes_on_where_it_was_stopped(self, script, capsys):
+    def test_resumes_where_it_was_stopped(self, script, capsys):
         """With the result of a comparison that nothing stopped."""
         settings = f"{OPTIONS} --trainer.max_epochs 24"
         options = ["--nets", "MLP", "--data", "Digits", "--seeds", "0", "--options", settings]
@@ -83,7 +86,7 @@ class TestRuns:
         _, errors = other.communicate(timeout=120)
         assert other.returncode == 0, errors
         (output,) = Path("logs").glob("**/output.txt")
-        assert "Going on from" in output.read_text()
+        assert "Resuming from" in output.read_text()
         (stopped,), (whole,) = rows(), rows("other/runs.csv")
         same = stopped.keys() - {*PACE, "finished"}
         assert {name: stopped[name] for name in same} == {name: whole[name] for name in same}
@@ -104,13 +107,14 @@ class TestGrid:
         ]
         assert len({cell.folder(Path("logs")) for cell in cells}) == 8
 
-    def test_variant_has_the_last_word_but_for_a_recipe(self, script):
+    def test_variant_overrides_options_but_not_its_recipe(self, script):
         variants = {"a": "--data D --x 1", "b": "--config cnn_lightning/recipes/fast_mnist.yaml --x 2"}
         cells = self.cells(script, variants=variants, options="--x 0", seeds=[0])
         assert [cell.asked for cell in cells] == ["--x 0 --data D --x 1", "--config fast_mnist.yaml --x 0 --x 2"]
         command = cells[1].command(Path("logs"))
-        assert command[2] == f"--config={REPOSITORY}/cnn_lightning/recipes/fast_mnist.yaml"  # found from anywhere
-        assert command[3:7] == ["--x", "0", "--x", "2"]
+        assert command[1:4] == ["-m", "cnn_lightning", "fit"]
+        assert command[4] == f"--config={REPOSITORY}/cnn_lightning/recipes/fast_mnist.yaml"  # found from anywhere
+        assert command[5:9] == ["--x", "0", "--x", "2"]
 
     def test_other_options_or_another_recipe_are_another_run(self, script):
         recipe = Path("recipe.yaml")
@@ -133,7 +137,7 @@ class TestGrid:
         ("grid", "message"),
         [
             (None, "nothing to compare: name --nets or --recipes, or write mine/grid.yaml"),
-            ("[1, 2", "mine/grid.yaml is no YAML"),
+            ("[1, 2", "mine/grid.yaml is not valid YAML"),
             ("variants: [a]", "mine/grid.yaml: expected variants, with names and options"),
             ("variants: {a: --x}\nseed: [1]", "mine/grid.yaml: expected variants"),
             (
@@ -172,53 +176,33 @@ class TestGrid:
         assert not Path("new/grid.yaml").exists()
 
     def test_other_mistakes(self, script, error_of):
-        assert "change --jobs" in error_of(script.compare, "mine", "--jobs", "0")
+        assert "argument --jobs: invalid PositiveInt value: '0'" in error_of(script.compare, "mine", "--jobs", "0")
         assert "--help" in error_of(script.compare, "mine", "--net", "MLP")
         Path("file").touch()
         assert "cannot write to file" in error_of(script.compare, "file", "--nets", "MLP")
         Path("mine").mkdir()
-        names = ",".join(script.COLUMNS)
+        names = ",".join(COLUMNS)
         for damaged in (b"a,b\n1,2\n", b"", b"\xff\n", f"{names}\nMLP,MNIST\n".encode()):
             Path("mine/runs.csv").write_bytes(damaged)
             assert "mine/runs.csv has other columns" in error_of(
                 script.compare, "mine", "--nets", "MLP", "--data", "MNIST"
             )
-        with script.alone_in(Path("mine"), ""):
+        with script.lock(Path("mine"), ""):
             assert "another process compares in mine: wait" in error_of(script.compare, "mine")
             assert "wait for it, or change --logs" in error_of(script.compare, "other", "--logs", "mine")
 
-    def test_a_recipe_that_changes_meanwhile_is_not_taken_for_what_it_was(self, script):
+    def test_a_recipe_that_changes_meanwhile_is_not_trained(self, script):
         recipe = Path("recipe.yaml")
         recipe.write_text("model:\n  net: MLP\n")
         (cell,) = self.cells(script, variants={"a": "--config recipe.yaml"}, seeds=[0])
         recipe.write_text("model:\n  net: LeNetCNN\n")
-        with pytest.raises(script.UsageError, match=r"recipe.yaml was changed while it was compared"):
-            script.start(cell, Path("logs"), {})
+        with pytest.raises(UsageError, match=r"recipe.yaml changed during the comparison"):
+            asyncio.run(script.train(cell, Path("logs"), {}))
         assert not Path("logs").exists()
 
 
-def result(acc, loss, seconds=60.0):
-    rest = {"weights": 9406, "val_acc": 0.9, "epoch": 2, "seconds": seconds, "images_per_second": 1000, "threads": 1}
-    return rest | {"test_acc": acc, "test_loss": loss, "jobs": 1, "processor": "p", "torch": "2", "finished": "now"}
-
-
-def test_table_has_mean_and_sample_standard_deviation(script):
-    Path("mine").mkdir()
-    cells = [
-        script.Cell(name, data, seed, None, (), "0") for name in ("a", "b") for data in ("M", "F") for seed in (0, 1, 2)
-    ]
-    results = script.Results(Path("mine/runs.csv"), cells)
-    for cell, acc in zip(cells, (0.99, 0.98, 0.97, 0.5, 0.5, 0.5, 0.9), strict=False):
-        results.add(cell, result(acc, 1 - acc))
-    lines = Path("mine/table.md").read_text().splitlines()
-    assert "| a | 98.00 ± 1.00 % | 0.0200 | 9,406 | 1.0 min | 1,000 | 3 |" in lines
-    assert "| a | 50.00 ± 0.00 % | 0.5000 | 9,406 | 1.0 min | 1,000 | 3 |" in lines
-    assert "| b | 90.00 % | 0.1000 | 9,406 | 1.0 min | 1,000 | 1 |" in lines
-    assert [line for line in lines if line.startswith(("| M", "| F"))] == [
-        f"| {data}, variant | test accuracy | test loss | weights | training | images/s | seeds |" for data in "MF"
-    ]
-    again = script.Results(Path("mine/runs.csv"), cells[:2])  # a smaller grid keeps the other rows
-    again.add(cells[0], result(0.5, 0.5))
-    assert len(rows()) == 7
-    assert "| a | 74.00 ± 33.94 % |" in Path("mine/table.md").read_text()
-    assert results.seconds(cells[-1]) == 60
+def test_a_run_that_left_no_result_says_what_is_missing(script, monkeypatch):
+    monkeypatch.setattr(script, "newest_best", lambda folders: Path("run/version_0/checkpoints/best.ckpt"))
+    monkeypatch.setattr(script, "read_run_checkpoint", lambda path: {})
+    with pytest.raises(UsageError, match=r"run has no epoch/seconds, test/acc, val/acc: keep tests, checkpoints and"):
+        script.read_run(Path("run"))

@@ -16,8 +16,9 @@ from torch import nn
 from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier
 from cnn_lightning.callbacks.dashboard import _layers_table
 from cnn_lightning.cli.evaluate import evaluate
+from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.nets import ConvNet
-from cnn_lightning.reporting import images as pictures
+from cnn_lightning.reporting import images
 from tests.conftest import scalars
 from tests.test_nets import NETS
 
@@ -132,7 +133,7 @@ def test_training_images_are_those_of_the_first_batch(run, tiny_root):
     assert np.abs(shown[2:86:3, 2:86:3, 0] - expected.numpy()).max() <= 1.5
 
 
-def test_augmentation_is_shown_beside_the_images_as_they_are(train, tiny_root):
+def test_augmentation_is_shown_next_to_the_originals(train, tiny_root):
     run = train("--data=FashionMNIST", "--data.flip=true", "--data.rotate=20", "--data.erase=1", "--data.batch_size=40")
     (event,) = events(run).Images("images/augmentation")
     assert event.step == 1
@@ -235,7 +236,7 @@ def test_networks_of_ones_own(train, net):
 def test_averaged_weights_are_what_is_drawn(train):
     run = train("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
     net = ImageClassifier.load_from_checkpoint(run / "checkpoints/last.ckpt").net
-    np.testing.assert_array_equal(picture(events(run), "images/filters"), np.asarray(pictures.filters(net)))
+    np.testing.assert_array_equal(picture(events(run), "images/filters"), np.asarray(images.filters(net)))
 
 
 class UntraceableNet(MLP):
@@ -297,3 +298,25 @@ def test_other_loggers_count_steps_alone(train):
         steps = [int(row["step"]) for row in csv.DictReader(file)]
     assert steps == sorted(steps)
     assert not list(run.glob("events*"))
+
+
+class BrokenTrace(MLP):
+    def forward(self, images):
+        if torch.jit.is_tracing():
+            return widht  # noqa: F821
+        return super().forward(images)
+
+
+def test_a_mistake_in_the_network_is_no_warning(train):
+    with pytest.raises(NameError, match="widht"):
+        train("--model.net=tests.test_dashboard.BrokenTrace")
+
+
+def test_pictures_take_no_batch_of_their_own(train, monkeypatch):
+    begun, iterate = [], TensorLoader.__iter__
+    monkeypatch.setattr(TensorLoader, "__iter__", lambda self: begun.append(self) or iterate(self))
+    train("--trainer.max_epochs=2", "--data=MNIST")
+    with_pictures = len(begun)
+    train.dashboard = "false"
+    train("--trainer.max_epochs=2", "--data=MNIST")
+    assert len(begun) == 2 * with_pictures

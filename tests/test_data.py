@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import os
@@ -71,8 +72,9 @@ class TestSplit:
 
     @pytest.mark.parametrize("val_size", [0, 9, 391, 400, 5000, 0.0, 0.99, 1.0, -1, math.nan, math.inf])
     def test_refuses_what_leaves_too_few(self, tiny_root, val_size):
-        with pytest.raises(UsageError, match=rf"val_size is {val_size}, expected .* of the 400 .* --data.val_size"):
+        with pytest.raises(UsageError, match=rf"val_size is {val_size}, expected .* of the 400 ") as error:
             MNIST(tiny_root, val_size=val_size).setup("fit")
+        assert error.value.argument == "val_size"
 
     def test_training_never_reads_the_test_images(self, tiny_root, monkeypatch):
         module = MNIST(tiny_root)
@@ -246,7 +248,7 @@ class TestLoaders:
         for part, whole in zip(full, trained, strict=True):
             assert [batch.tolist() for batch in part] == [batch.tolist() for batch in whole[: size // 20]]
 
-    def test_goes_on_within_an_epoch_and_only_in_that(self):
+    def test_resumes_within_an_epoch_and_only_in_that(self):
         images, labels = torch.zeros(50, 1, 1, 1, dtype=torch.uint8), torch.arange(50)
 
         def loader(epoch):
@@ -257,18 +259,19 @@ class TestLoaders:
         interrupted, whole = loader(2), [batch.tolist() for _, batch in loader(2)]
         next(iter(interrupted))  # a look at the first batch changes nothing
         for _ in zip(range(3), interrupted, strict=False):
-            state = interrupted.state_dict()
-        assert state == {"seed": 3, "epoch": 2, "batches": 3, "world_size": 1}
+            position = interrupted.state_dict()
+        assert position == {"seed": 3, "epoch": 2, "batches": 3, "world_size": 1}
         resumed = loader(2)
-        resumed.load_state_dict(state)
+        resumed.load_state_dict(position)
         assert [batch.tolist() for _, batch in resumed] == whole[3:]
         assert [batch.tolist() for _, batch in resumed] == whole
         next_epoch = loader(3)
-        next_epoch.load_state_dict(state)
+        next_epoch.load_state_dict(position)
         assert len(list(next_epoch)) == len(whole)
-        resumed.load_state_dict(state | {"world_size": 2})
-        with pytest.raises(UsageError, match=r"begun by 2 processes, here there are 1: change --trainer.devices"):
+        resumed.load_state_dict(position | {"world_size": 2})
+        with pytest.raises(UsageError, match=r"started with 2 processes, now there are 1") as error:
             next(iter(resumed))
+        assert error.value.argument == "devices"
 
 
 class TestFiles:
@@ -281,10 +284,11 @@ class TestFiles:
         for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
             assert name in message
         assert "\n" not in message
+        assert error.value.argument == "root"
 
     def test_only_what_is_missing_is_named(self, tiny_copy):
         (tiny_copy / "FashionMNIST/raw/t10k-labels-idx1-ubyte").unlink()
-        with pytest.raises(UsageError, match=r"FashionMNIST .* put t10k-labels-idx1-ubyte \(or"):
+        with pytest.raises(UsageError, match=r"FashionMNIST .* expected t10k-labels-idx1-ubyte \(or"):
             FashionMNIST(tiny_copy, download=False).prepare_data()
 
     def test_nothing_is_downloaded_when_all_is_there(self, tiny_root, monkeypatch):
@@ -293,14 +297,15 @@ class TestFiles:
 
     def test_nothing_is_downloaded_when_forbidden(self, tmp_path, monkeypatch):
         monkeypatch.setattr(idx, "download", lambda *_: pytest.fail("downloads"))
-        with pytest.raises(UsageError, match=r"--data.download is false"):
+        with pytest.raises(UsageError, match=r"not downloaded \(download is false\)"):
             MNIST(tmp_path / "new", download=False).prepare_data()
         assert not (tmp_path / "new").exists()
 
     def test_folder_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").touch()
-        with pytest.raises(UsageError, match=r"cannot read or write .*file.*--data.root"):
+        with pytest.raises(UsageError, match=r"cannot read or write .*file") as error:
             MNIST(tmp_path / "file" / "data").prepare_data()
+        assert error.value.argument == "root"
 
     @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
     @pytest.mark.parametrize("size", [0, 3, 9, 200, -1])
@@ -309,6 +314,48 @@ class TestFiles:
         os.truncate(path, size if size >= 0 else path.stat().st_size - 1)
         with pytest.raises(UsageError, match=rf"{name} is damaged \([\d,]+ bytes\): remove it"):
             MNIST(tiny_copy).setup("fit")
+
+    @pytest.fixture
+    def hashed(self, monkeypatch):
+        """How many bytes were hashed each time."""
+        sizes = []
+        sha256 = hashlib.sha256
+        monkeypatch.setattr(hashlib, "sha256", lambda content: sizes.append(len(content)) or sha256(content))
+        return sizes
+
+    def test_each_file_is_hashed_once(self, tiny_copy, hashed):
+        cls, _ = MNISTOrDigits.choose(root=str(tiny_copy))
+        module = cls(tiny_copy)
+        module.prepare_data()
+        module.prepare_data()
+        module.setup("fit")
+        module.setup("test")
+        assert sorted(hashed) == sorted((tiny_copy / "MNIST/raw" / name).stat().st_size for name in MNIST.SHA256)
+
+    @pytest.mark.parametrize("name", MNIST.SHA256)
+    def test_a_file_that_changes_after_the_check_is_noticed(self, tiny_copy, name):
+        MNIST(tiny_copy).prepare_data()
+        path = tiny_copy / "MNIST/raw" / name
+        with path.open("r+b") as file:
+            file.write(b"\1")
+        stage = "fit" if name.startswith("train") else "test"
+        with pytest.raises(UsageError, match=f"MNIST is damaged .{name}. and was not downloaded"):
+            MNIST(tiny_copy, download=False).prepare_data()
+        with pytest.raises(UsageError, match=f"{name} is damaged"):
+            MNIST(tiny_copy).setup(stage)
+        path.unlink()
+        with pytest.raises(UsageError, match=f"cannot read .*{name}") as error:
+            MNIST(tiny_copy).setup(stage)
+        assert error.value.argument == "root"
+
+    def test_a_file_that_changes_and_keeps_size_and_time_is_noticed(self, tiny_copy):
+        MNIST(tiny_copy).prepare_data()
+        path = tiny_copy / "MNIST/raw/t10k-labels-idx1-ubyte"
+        times = path.stat()
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        with pytest.raises(UsageError, match="is damaged"):
+            MNIST(tiny_copy, download=False).prepare_data()
 
     def test_root_comes_from_the_variable(self, tiny_root, tmp_path, monkeypatch):
         assert str(MNIST().root) == "data"
@@ -356,8 +403,31 @@ def tiny_copy(tiny_root, tmp_path):
 )
 def test_impossible_settings(settings):
     (name,) = settings
-    with pytest.raises(UsageError, match=rf"{name} is .*, expected .*--data.{name}"):
+    with pytest.raises(UsageError, match=rf"^{name} is .*, expected ") as error:
         Digits(**settings)
+    assert error.value.argument == name
+    assert "--" not in str(error.value)
+
+
+def test_flip_is_refused_where_it_changes_the_class(tiny_root):
+    with pytest.raises(UsageError, match="flip is true, expected false: mirrored images of MNIST") as error:
+        MNIST(tiny_root, flip=True).setup("fit")
+    assert error.value.argument == "flip"
+
+
+def test_a_batch_that_is_never_full_is_refused(tiny_root):
+    with pytest.raises(UsageError, match="the 360 training images do not fill a batch of 361") as error:
+        fitted(MNIST(tiny_root, batch_size=361, drop_last=True)).train_dataloader()
+    assert error.value.argument == "batch_size"
+
+
+def test_an_own_dataset_may_leave_options_out():
+    class Few(Digits):
+        def __init__(self, batch_size=32):
+            super().__init__(batch_size=batch_size)
+            self.hparams.pop("flip")  # as LightningCLI saves only the arguments of the class that was chosen
+
+    assert len(fitted(Few()).train_dataloader()) == math.ceil(1293 / 32)
 
 
 def test_class_names_are_in_the_order_of_torchvision():

@@ -69,6 +69,7 @@ class TestServer:
             ("wrong", "sent [0-9,]+ bytes of something else", 2),
             ("cut", "cut off after [0-9,]+ of [0-9,]+ bytes", 2),
             ("drip", r"too slow, \d+ bytes in 1 s", 2),
+            ("slow header", r"too slow, 0 bytes in 1 s", 2),
             ("silent", "timed out|too slow, 0 bytes in 1 s", 2),
         ],
     )
@@ -126,7 +127,7 @@ class TestFilesByHand:
         assert is_complete(raw)
         assert (raw / f"{NAME}.damaged").read_bytes() == content[damaged]
         (line,) = capsys.readouterr().err.splitlines()
-        assert line == f"warning: {raw / NAME} was damaged: it is now {NAME}.damaged, and a good one takes its place"
+        assert line == f"warning: {raw / NAME} was damaged: renamed to {NAME}.damaged and replaced by an intact one"
         (raw / NAME).write_bytes(b"again")
         MNIST(raw.parents[1], download=False).prepare_data()
         assert (raw / f"{NAME}.damaged_2").read_bytes() == b"again"

@@ -97,7 +97,7 @@ class TestReport:
         train()
         Path("mine").mkdir()
         Path("mine/notes.txt").touch()
-        assert "--report mine is there already" in error_of(evaluate, CPU, "--report=mine")
+        assert "--report mine exists" in error_of(evaluate, CPU, "--report=mine")
         Path("file").touch()
         assert "--report" in error_of(evaluate, CPU, "--report=file/report")
 
@@ -274,7 +274,7 @@ class TestShift:
     def test_images_that_would_be_cut(self, train, error_of):
         train(*self.PADDED)
         message = error_of(evaluate, CPU, "--shift=5")
-        assert "--shift 5 would cut the test images at the edge, from which they are 2 pixels away" in message
+        assert "--shift 5 would cut the test images at the edge, 2 pixels away" in message
         assert "--data.pad 5 --model.net.image_size 38" in message
         assert "expected at least 1" in error_of(evaluate, CPU, "--shift=0")
 

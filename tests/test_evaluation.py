@@ -75,17 +75,17 @@ def test_figures_can_be_written_as_json():
 
 def test_a_class_that_is_absent_or_never_predicted_counts_as_0():
     ours = evaluation()
-    assert ours.support[4] == 0
+    assert ours.by_class["images"][4] == 0
     assert 3 not in ours.predicted
-    for shares in (ours.precision, ours.recall, ours.f1):
+    for shares in (ours.by_class[name] for name in ("precision", "recall", "f1")):
         assert shares[3:].tolist() == [0, 0]
         assert shares[:3].min() > 0
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     ours = of([0, 1, 0], [[0.6, 0.4], [0.4, 0.6], [1.0, 0.0]])  # 0.6 = 9/15
-    assert ours.bins.count.nonzero().flatten().tolist() == [8, 14]
-    assert ours.bins.count[8] == 2
+    assert ours.bins["images"].nonzero().flatten().tolist() == [8, 14]
+    assert ours.bins["images"][8] == 2
 
 
 def test_calibration_error_by_hand():
@@ -136,6 +136,6 @@ def test_refuses_what_does_not_fit(labels, probabilities, message):
         Evaluation(labels, probabilities, ("a", "b"))
 
 
-def test_a_diverged_network_is_told_so():
+def test_a_diverged_network_is_reported():
     with pytest.raises(UsageError, match="diverged"):
         of([0], [[float("nan"), float("nan")]])

@@ -46,11 +46,12 @@ class TestMistakes:
     def test_every_vote_is_of_five_and_too_few_for_the_label(self):
         assert len(mistakes.WRONG_LABELS) == 15
         for votes in mistakes.WRONG_LABELS.values():
-            assert votes.label + votes.other + votes.neither == 5
-            assert votes.label < 3
+            assert int(votes["label"]) + int(votes["other"]) + int(votes["neither"]) == 5
+            assert int(votes["label"]) < 3
+            assert 0 <= int(votes["proposed"]) <= 9
 
     def write(self, path, predicted):
-        """All right but for some images: index -> (label, prediction)."""
+        """All correct except some images: index -> (label, prediction)."""
         with Path(path).open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["index", "true", "predicted", "correct", *map(str, range(10))])
@@ -65,9 +66,9 @@ class TestMistakes:
         self.write("predictions.csv", {947: (8, 9), 3520: (6, 1), 5000: (2, 7)})
         mistakes.mistakes(["predictions.csv", "--into=page"])
         page = Path("page/mistakes.md").read_text()
-        assert "Of 10,000 test images, 3 are" in page
+        assert "Of 10,000 test images, 3 are misclassified" in page
         assert "99.97% right. 2 of these are among the 15" in page
-        assert "in 1 of them the network says what was proposed" in page
+        assert "in 1 of them the network predicts the digit that was proposed" in page
         assert "With the other 13 doubtful labels" in page
         listed, agreed = page.split("The doubtful labels with which")
         assert "| 947 | 8 | 9 | 73% | 0 the label, 5 a 9, 0 neither |" in listed
@@ -76,7 +77,7 @@ class TestMistakes:
         assert Path("page/mistakes.png").stat().st_size > 500
         for name in ("mistakes.md", "mistakes.png"):
             message = error_of(mistakes.mistakes, "predictions.csv", "--into=page")
-            assert f"page/{name} is there already" in message
+            assert f"page/{name} exists, expected a new file" in message
             Path("page", name).unlink()
 
     def test_without_the_images_there_is_no_page(self, error_of):
@@ -87,5 +88,5 @@ class TestMistakes:
     def test_other_files_are_refused(self, error_of):
         assert "cannot read none.csv" in error_of(mistakes.mistakes, "none.csv", "--into=page")
         Path("some.csv").write_text("a,b\n1,2\n")
-        assert "some.csv is no predictions.csv" in error_of(mistakes.mistakes, "some.csv", "--into=page")
+        assert "some.csv is not a predictions.csv" in error_of(mistakes.mistakes, "some.csv", "--into=page")
         assert not Path("page").exists()

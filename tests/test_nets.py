@@ -1,7 +1,13 @@
+import inspect
 import re
+from contextlib import contextmanager
+from http.client import IncompleteRead
+from random import Random
+from urllib.error import URLError
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import nn
 from torch.nn.functional import batch_norm, conv2d, cross_entropy, interpolate, max_pool2d, pixel_unshuffle
 from torch.nn.functional import linear as functional_linear
@@ -9,14 +15,15 @@ from torchvision import models
 from torchvision.models import resnet18
 
 from cnn_lightning import nets
+from cnn_lightning.errors import UsageError
 from cnn_lightning.nets.base import ConvNet, side_after
 
 NETS = sorted(
     (net for net in vars(nets).values() if isinstance(net, type) and net is not ConvNet), key=lambda net: net.__name__
 )
-# These take any image that torchvision's own networks take, and their sides are no simple formula.
+# The sides of the other three do not follow from the formula.
 PLAIN = [net for net in NETS if net not in (nets.MLP, nets.ResNetCNN, nets.TorchvisionNet)]
-WEIGHTS = {
+PARAMETERS = {
     "DeepCNN": 421_906,
     "DropoutCNN": 1_379_557,
     "FastCNN": 72_218,
@@ -31,6 +38,15 @@ WEIGHTS = {
 }
 
 
+@contextmanager
+def raises_usage_error(argument, message):
+    """Expect an error that names the argument, and no option of a command."""
+    with pytest.raises(UsageError, match=message) as error:
+        yield
+    assert error.value.argument == argument
+    assert "--" not in str(error.value)
+
+
 def conv(w, name, x, padding=0):
     return conv2d(x, w[f"features.{name}.weight"], w.get(f"features.{name}.bias"), padding=padding)
 
@@ -39,8 +55,8 @@ def linear(w, name, x):
     return functional_linear(x, w[f"head.{name}.weight"], w[f"head.{name}.bias"])
 
 
-# The articles' forward passes in a few lines of functional PyTorch, in evaluation, where dropout does nothing. The
-# articles pool what ReLU gives; the networks do it the other way round.
+# The articles' forward passes in functional PyTorch, in eval mode, without dropout. The articles pool after ReLU; the
+# networks apply ReLU after pooling.
 def sigmoid_cnn(w, x):
     x = max_pool2d(conv(w, 0, x), 2)
     x = max_pool2d(conv(w, 2, x), 2)
@@ -115,7 +131,7 @@ def vgg_cnn(w, x):
 
 
 def torchvision_net(w, x):
-    """That of torchvision itself, which sees the image three times as large channels of a third."""
+    """Torchvision's own, on the enlarged image as three channels with a third of the weights each."""
     net = resnet18(num_classes=10)
     state = {key.removeprefix("features.1."): value for key, value in w.items() if key.startswith("features.1.")}
     state["conv1.weight"] = state["conv1.weight"].expand(-1, 3, -1, -1) / 3
@@ -144,17 +160,27 @@ FORWARD = {
 
 @pytest.mark.parametrize("net", NETS)
 class TestEveryNetwork:
-    def test_has_the_number_of_weights_that_its_docstring_says(self, net):
-        weights = sum(parameter.numel() for parameter in net().parameters())
-        assert weights == WEIGHTS[net.__name__]
-        assert f"{weights:,} weights" in net.__doc__
+    def test_number_of_parameters_is_that_of_the_docstring(self, net):
+        parameters = sum(parameter.numel() for parameter in net().parameters())
+        assert parameters == PARAMETERS[net.__name__]
+        assert f"{parameters:,} parameters" in net.__doc__
+        assert len(re.findall(r"[\d,]+ parameters", net.__doc__)) == 1
+
+    def test_help_describes_every_argument(self, net):
+        parser = ArgumentParser()
+        parser.add_class_arguments(net, "net")
+        text = " ".join(parser.format_help().split())
+        assert net.__doc__.split("\n")[0].rstrip(".") in text
+        described = dict(re.findall(r"^        (\w+): (.+)$", f"{ConvNet.__doc__}\n{net.__doc__}", re.MULTILINE))
+        for name in inspect.signature(net).parameters:  # those of every network are described in ConvNet alone
+            assert f" {described[name]} " in text, name
 
     @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-    def test_scores_are_those_of_the_article_to_the_bit(self, net, images, memory_format):
+    def test_logits_are_bit_identical_to_those_of_the_article(self, net, images, memory_format):
         torch.manual_seed(0)
         network = net().eval().to(memory_format=memory_format)
         expected = FORWARD[net.__name__](network.state_dict(), images)
-        if net is nets.TorchvisionNet:  # another sum of the same terms
+        if net is nets.TorchvisionNet:  # the terms are summed in another order
             torch.testing.assert_close(network(images), expected)
         else:
             assert torch.equal(network(images), expected)
@@ -164,7 +190,7 @@ class TestEveryNetwork:
         assert network(torch.rand(3, 2, 33, 33)).shape == (3, 7)
         assert (network.in_channels, network.num_classes, network.image_size) == (2, 7, 33)
 
-    def test_every_weight_gets_a_gradient(self, net, images):
+    def test_every_parameter_has_a_gradient(self, net, images):
         network = net()
         cross_entropy(network(images), torch.arange(6)).backward()
         assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
@@ -173,13 +199,15 @@ class TestEveryNetwork:
         network = net().eval()
         torch.testing.assert_close(network(images[:1]), network(images)[:1])
 
-    def test_remembers_its_arguments(self, net):
+    def test_records_its_arguments(self, net):
         assert net(1, num_classes=7).init_args == {"in_channels": 1, "num_classes": 7}
 
 
 @pytest.mark.parametrize("net", PLAIN)
-def test_refuses_images_that_shrink_to_nothing(net):
-    with pytest.raises(ValueError, match=r"image of 3×3 pixels shrinks to nothing in .*--model.net.image_size"):
+def test_images_that_shrink_to_nothing_are_usage_errors(net):
+    with raises_usage_error(
+        "image_size", r"image of 3×3 pixels shrinks to nothing in .*, expected a larger image_size"
+    ):
         net(image_size=3)
 
 
@@ -204,24 +232,25 @@ def test_two_layer_cnn_with_batch_norm_normalises_every_batch(images):
     assert sum(parameter.numel() for parameter in network.parameters()) == 29_054
 
 
-@pytest.mark.parametrize(("kernel_size", "weights"), [(3, 20_490), (7, 41_610)])
-def test_two_layer_cnn_takes_other_kernels(kernel_size, weights, images):
+@pytest.mark.parametrize(("kernel_size", "parameters"), [(3, 20_490), (7, 41_610)])
+def test_two_layer_cnn_takes_other_kernels(kernel_size, parameters, images):
     network = nets.TwoLayerCNN(kernel_size=kernel_size)
-    assert sum(parameter.numel() for parameter in network.parameters()) == weights
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
     assert network(images).shape == (6, 10)
 
 
-def test_two_layer_cnn_refuses_kernels_without_a_middle():
-    with pytest.raises(ValueError, match=r"kernel_size is 4.*--model.net.kernel_size"):
-        nets.TwoLayerCNN(kernel_size=4)
+@pytest.mark.parametrize("kernel_size", [4, 0, -1])
+def test_two_layer_cnn_takes_only_odd_kernels(kernel_size):
+    with raises_usage_error("kernel_size", f"kernel_size is {kernel_size}, expected a positive odd number"):
+        nets.TwoLayerCNN(kernel_size=kernel_size)
 
 
 @pytest.mark.parametrize(
-    ("settings", "weights"), [({}, 32_998), ({"batch_norm": True}, 33_034), ({"kernel_size": 3}, 44_710)]
+    ("settings", "parameters"), [({}, 32_998), ({"batch_norm": True}, 33_034), ({"kernel_size": 3}, 44_710)]
 )
-def test_le_net_cnn_has_as_many_weights_as_its_docstring_says(settings, weights):
-    assert sum(parameter.numel() for parameter in nets.LeNetCNN(**settings).parameters()) == weights
-    assert f"{weights:,}" in nets.LeNetCNN.__doc__
+def test_le_net_cnn_has_as_many_parameters_as_its_docstring_says(settings, parameters):
+    assert sum(parameter.numel() for parameter in nets.LeNetCNN(**settings).parameters()) == parameters
+    assert f"{parameters:,}" in nets.LeNetCNN.__doc__
 
 
 @pytest.mark.parametrize(("net", "drops"), [(nets.LeNetCNN, 2), (nets.TwoLayerCNN, 1), (nets.ResNetCNN, 3)])
@@ -232,22 +261,23 @@ def test_dropout_is_random_in_training_only(net, drops, images):
     assert not torch.equal(*scores)
     network.eval()
     assert torch.equal(network(images), network(images))
-    with pytest.raises(ValueError, match=r"dropout is 1, .*--model.net.dropout"):
-        net(dropout=1)
+    for wrong in (1, -0.1):
+        with raises_usage_error("dropout", f"dropout is {wrong}, expected 0 or more and less than 1"):
+            net(dropout=wrong)
 
 
-@pytest.mark.parametrize(("depth", "width", "weights"), [(28, 10, 36_478_906), (16, 2, 691_386)])
-def test_res_net_cnn_grows_to_wide_resnets(depth, width, weights):
-    """Zagoruyko and Komodakis count 36.5 million weights for WRN-28-10 and 0.7 million for WRN-16-2."""
+@pytest.mark.parametrize(("depth", "width", "parameters"), [(28, 10, 36_478_906), (16, 2, 691_386)])
+def test_res_net_cnn_grows_to_wide_resnets(depth, width, parameters):
+    """Zagoruyko and Komodakis count 36.5 million parameters for WRN-28-10 and 0.7 million for WRN-16-2."""
     network = nets.ResNetCNN(depth=depth, width=width)
-    assert sum(parameter.numel() for parameter in network.parameters()) == weights
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
     kernels = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
-    assert len(kernels) == depth - 3  # not counted: two shortcuts, and the linear layer
+    assert len(kernels) == depth - 3  # two shortcuts and the linear layer are not counted
 
 
 @pytest.mark.parametrize("depth", [4, 11, -2])
-def test_res_net_cnn_refuses_other_depths(depth):
-    with pytest.raises(ValueError, match=rf"depth is {depth}, expected 10, 16.*--model.net.depth"):
+def test_res_net_cnn_raises_for_other_depths(depth):
+    with raises_usage_error("depth", f"depth is {depth}, expected 10, 16"):
         nets.ResNetCNN(depth=depth)
 
 
@@ -260,19 +290,19 @@ def test_vgg_cnn_takes_any_groups(images):
 
 
 @pytest.mark.parametrize("groups", [[], [[8], []], [[0]]])
-def test_vgg_cnn_refuses_empty_groups(groups):
-    with pytest.raises(ValueError, match=r"groups is .*--model.net.groups"):
+def test_vgg_cnn_raises_for_empty_groups(groups):
+    with raises_usage_error("groups", "groups is "):
         nets.VGGCNN(groups=groups)
 
 
 class TestTorchvisionNet:
     @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121", "mnasnet0_5"])
-    def test_starts_with_the_weights_of_a_file(self, name, images, tmp_path):
-        """A grey image gives the features that it gives torchvision's network in colour."""
+    def test_loads_weights_from_a_file(self, name, images, tmp_path):
+        """A grey image has the features that torchvision's network computes for it in colour."""
         torch.manual_seed(0)
         whole = models.get_model(name).eval()
         state = whole.state_dict()
-        if name == "densenet121":  # published with names that PyTorch takes no more
+        if name == "densenet121":  # published with names that PyTorch no longer loads
             for key in [key for key in state if "denselayer" in key]:
                 state[re.sub(r"(norm|conv)(\d)", r"\1.\2", key)] = state.pop(key)
         torch.save(state, tmp_path / "weights.pth")
@@ -285,7 +315,7 @@ class TestTorchvisionNet:
         torch.testing.assert_close(network.features(images), whole(colour), rtol=1e-4, atol=1e-5)
         assert all(torch.equal(value, head[key]) for key, value in network.head.state_dict().items())
 
-    def test_without_weights_stays_as_it_is(self):
+    def test_without_weights_does_not_change(self):
         network = nets.TorchvisionNet()
         before = {key: value.clone() for key, value in network.state_dict().items()}
         network.load_pretrained()
@@ -302,26 +332,70 @@ class TestTorchvisionNet:
             ({"a": torch.ones(1)}, "does not"),
         ],
     )
-    def test_refuses_other_files(self, content, message, tmp_path):
+    def test_other_files_are_usage_errors(self, content, message, tmp_path):
         path = tmp_path / "weights.pth"
         if isinstance(content, bytes):
             path.write_bytes(content)
         elif content is not None:
             torch.save(content, path)
-        with pytest.raises(ValueError, match=rf"{message}.*--model.net.weights"):
+        with raises_usage_error("weights", message):
             nets.TorchvisionNet(weights=str(path)).load_pretrained()
 
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_damaged_files_are_usage_errors(self, zipped, tmp_path):
+        """Cut or changed at any place, whatever the error with which PyTorch's unpickler stops."""
+        path, random = tmp_path / "weights.pth", Random(0)
+        network = nets.TorchvisionNet(name="mobilenet_v3_small", weights=str(path))
+        torch.save({"conv1.weight": torch.ones(4, 1, 3, 3)}, path, _use_new_zipfile_serialization=zipped)
+        content = path.read_bytes()
+        for _ in range(200):
+            damaged = bytearray(content[: random.choice((len(content), random.randrange(len(content))))])
+            for place in random.choices(range(len(damaged)), k=3) if damaged else ():
+                damaged[place] = random.randrange(256)
+            path.write_bytes(damaged)
+            with raises_usage_error("weights", "cannot read|holds no weights|does not hold"):
+                network.load_pretrained()
+
     @pytest.mark.parametrize(
-        ("settings", "message"),
+        "error",
         [
-            ({"name": "resnet19"}, r"expected one of .*resnet18.*--model.net.name"),
-            ({"name": "squeezenet1_0"}, r"--model.net.name"),
-            ({"name": "alexnet"}, r"alexnet does not take images of 56×56 pixels: change --model.net.enlarge"),
-            ({"enlarge": 0}, r"enlarge is 0.*--model.net.enlarge"),
+            URLError("no network"),
+            TimeoutError(),
+            IncompleteRead(b""),
+            RuntimeError("invalid hash value"),
+            OSError(28, "full"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_failed_downloads_are_usage_errors(self, error, tmp_path, monkeypatch):
+        def fail(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        network = nets.TorchvisionNet(weights="download")
+        with raises_usage_error("weights", r"cannot read the weights download \(.+\)"):
+            network.load_pretrained()
+
+    def test_default_weights_exist_for_every_name(self):
+        with pytest.raises(UsageError) as error:
+            nets.TorchvisionNet(name="?")
+        names = str(error.value).split("expected one of ")[1].split(", ")
+        assert len(names) > 60
+        assert all(models.get_model_weights(name).DEFAULT for name in names)
+
+    @pytest.mark.parametrize(
+        ("settings", "argument", "message"),
+        [
+            ({"name": "resnet19"}, "name", r"name is resnet19, expected one of .*resnet18"),
+            ({"name": "squeezenet1_0"}, "name", r"name is squeezenet1_0, expected one of"),
+            ({"name": "alexnet"}, "enlarge", r"alexnet rejects images of 56×56, expected another size"),
+            ({"enlarge": 0}, "enlarge", r"enlarge is 0, expected at least 1"),
         ],
     )
-    def test_refuses_what_there_is_not(self, settings, message):
-        with pytest.raises(ValueError, match=message):
+    def test_invalid_arguments_are_usage_errors(self, settings, argument, message):
+        with raises_usage_error(argument, message):
             nets.TorchvisionNet(**settings)
 
 
@@ -329,8 +403,32 @@ class TestTorchvisionNet:
 @pytest.mark.parametrize("value", [0, -4])
 def test_sizes_are_positive(name, value):
     for net in (nets.WideCNN, nets.MLP):
-        with pytest.raises(ValueError, match=rf"{name} is {value}, expected at least 1: change --model.net.{name}"):
+        with raises_usage_error(name, f"^{name} is {value}, expected at least 1$"):
             net(**{name: value})
+
+
+class OwnNet(ConvNet):
+    """A network of a user.
+
+    Args:
+        units: Units of the hidden layer.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: int, *, units: int = 5) -> None:
+        super().__init__(in_channels, num_classes, image_size)
+        self.features = nn.Conv2d(in_channels, units, kernel_size=3)
+        self.head = nn.Linear(units * side_after(self.features, image_size) ** 2, num_classes)
+
+
+def test_own_network_needs_features_and_head_only():
+    network = OwnNet(2, 7, image_size=9, units=3)
+    assert network.init_args == {"in_channels": 2, "num_classes": 7, "image_size": 9, "units": 3}
+    assert network(torch.rand(4, 2, 9, 9)).shape == (4, 7)
+    assert network.load_pretrained() is None
+    with raises_usage_error("in_channels", "in_channels is 0, expected at least 1"):
+        OwnNet(0, 7, 9)
+    with pytest.raises(TypeError, match="width"):
+        OwnNet(2, 7, 9, width=3)
 
 
 def test_contract_is_abstract():

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from cnn_lightning.reporting import plots
+from cnn_lightning.reporting import palette, plots
 from cnn_lightning.reporting.evaluation import Evaluation
 
 STEPS = {
@@ -44,7 +44,41 @@ def test_accuracy_by_cost(drawn, tmp_path):
     assert len(drawn[0].axes) == 4
     points = [[tuple(container.lines[0].get_xydata()[0]) for container in axes.containers] for axes in drawn[0].axes]
     assert points == [[(1000, 0.99), (9000, 0.995)], [(60, 0.99), (90, 0.995)], [(9000, 0.9)], [(80, 0.9)]]
-    assert [axes.get_xlabel() for axes in drawn[0].axes[:2]] == ["weights", "training in s"]
+    assert [axes.get_xlabel() for axes in drawn[0].axes[:2]] == ["parameters", "training in s"]
+
+
+def test_variants_without_ideas_have_a_colour_each(drawn, tmp_path):
+    row = {"weights": 1000, "seconds": 60.0, "test_acc": 0.99, "test_acc_sd": 0.01}
+    plots.accuracy_by_cost({("M", name): row for name in ("$a_1$", "b", "c")}, tmp_path / "plot.png")
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["$a_1$", "b", "c"]
+    assert len({line.get_color() for line in legend.legend_handles}) == 3
+
+
+def test_marker_is_the_network_and_colour_is_the_idea(drawn, tmp_path):
+    row = {"weights": 1000, "seconds": 60.0, "test_acc": 0.99, "test_acc_sd": None}
+    ideas = ["", " + dropout", " + batch norm", " + one-cycle", " + all"]
+    variants = [f"{network}{idea}" for network in ("LeNetCNN", "MLP") for idea in ideas]
+    plots.accuracy_by_cost({("M", variant): row for variant in variants}, tmp_path / "plot.png")
+    looks = {}
+    for variant, container in zip(variants, drawn[0].axes[1].containers, strict=True):
+        line = container.lines[0]
+        looks[variant] = line.get_marker(), (line.get_color(), line.get_markerfacecolor()), line.get_fillstyle()
+    for part, first, second in ((0, "LeNetCNN", "MLP"), (1, "MLP", "MLP + dropout")):
+        assert looks[first][part] != looks[second][part]
+    assert {marker for variant, (marker, *_) in looks.items() if variant.startswith("MLP")} == {looks["MLP"][0]}
+    for idea in ideas:
+        assert looks[f"LeNetCNN{idea}"][1:] == looks[f"MLP{idea}"][1:]
+    assert len({colour for _, colour, _ in looks.values()}) == len({look[1:] for look in looks.values()}) == len(ideas)
+    networks, meanings = drawn[0].legends
+    assert networks.get_title().get_text() == "marker: network"
+    assert [text.get_text() for text in networks.get_texts()] == ["LeNetCNN", "MLP"]
+    assert "colour: idea" in meanings.get_title().get_text()
+    names = ["network alone", *(idea.strip() for idea in ideas[1:])]
+    assert [text.get_text() for text in meanings.get_texts()] == names
+    # Ideas with the same number of parameters do not cover each other.
+    places = [c.lines[0].get_transform().transform((1000, 0.99))[0] for c in drawn[0].axes[0].containers]
+    assert len(set(places)) == len(ideas)
 
 
 def small_png(path):
@@ -58,15 +92,13 @@ def small_png(path):
 def has_colour(path, colour):
     """Whether at least a few pixels have a colour, up to the rounding of the palette."""
     with Image.open(path) as image:
-        distance = np.abs(
-            np.asarray(image.convert("RGB")).astype(int) - [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
-        )
+        distance = np.abs(np.asarray(image.convert("RGB")).astype(int) - colour)
     return (distance.max(axis=-1) < 12).sum() > 10
 
 
 def test_curves_against_steps_and_epochs(tmp_path, drawn):
     path = tmp_path / "curves.png"
-    assert plots.curves(STEPS | EPOCHS | {"lr-AdamW": [(1, 0.001)]}, path)
+    plots.curves(STEPS | EPOCHS | {"lr-AdamW": [(1, 0.001)]}, path)
     assert small_png(path) == (900, 640)
     axes = drawn[0].axes
     assert [(a.get_xlabel(), a.get_ylabel()) for a in axes] == [
@@ -80,27 +112,29 @@ def test_curves_against_steps_and_epochs(tmp_path, drawn):
 
 
 def test_older_runs_have_only_the_row_of_steps(tmp_path, drawn):
-    assert plots.curves(STEPS, tmp_path / "curves.png")
+    plots.curves(STEPS, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").is_file()
     assert [axes.get_xlabel() for axes in drawn[0].axes] == ["optimizer step"] * 2
 
 
 def test_nothing_to_draw_leaves_no_file(tmp_path):
-    assert not plots.curves({"hp_metric": [(0, -1.0)], "val/loss": []}, tmp_path / "curves.png")
+    plots.curves({"hp_metric": [(0, -1.0)], "val/loss": []}, tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_of_one_epoch_is_a_point_that_can_be_seen(tmp_path, drawn):
     plots.curves({"epoch/val_loss": [(1, 0.4)]}, tmp_path / "point.png")
-    assert has_colour(tmp_path / "point.png", plots.ORANGE)
-    assert not has_colour(tmp_path / "point.png", plots.BLUE)
+    assert has_colour(tmp_path / "point.png", palette.ORANGE)
+    assert not has_colour(tmp_path / "point.png", palette.BLUE)
     axes = drawn[0].axes[0]
     left, right = axes.get_xlim()
     assert [tick for tick in axes.get_xticks() if left <= tick <= right] == [1]
 
 
 def test_a_loss_that_is_not_a_number_is_a_gap(tmp_path):
-    assert plots.curves({"train/loss": [(1, 2.0), (2, float("nan")), (3, float("nan"))]}, tmp_path / "curves.png")
-    assert plots.curves({"train/loss": [(1, float("nan"))]}, tmp_path / "curves.png")
+    for number, losses in enumerate(([(1, 2.0), (2, float("nan")), (3, float("nan"))], [(1, float("nan"))])):
+        plots.curves({"train/loss": losses}, tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").is_file()
 
 
 def test_reliability(tmp_path, drawn):
@@ -112,7 +146,7 @@ def test_reliability(tmp_path, drawn):
     above, below = drawn[0].axes
     dots = np.array(lines(above)["images of one bin"])
     assert dots == pytest.approx(np.array([(0.55, 0), (0.75, 1), (0.96, 0.8)]))
-    assert [bar.get_height() for bar in below.patches] == evaluation.bins.count.tolist()
+    assert [bar.get_height() for bar in below.patches] == evaluation.bins["images"].tolist()
     assert f"{100 * evaluation.calibration_error:.2f} %" in above.get_title()
 
 
@@ -137,7 +171,7 @@ def test_reads_back_what_was_logged(tmp_path):
     assert scalars == {"train/loss": [(step, step / 4) for step in range(2000)], "epoch/val_acc": [(1, 0.5)]}
 
 
-def test_a_run_that_went_on_shows_nothing_of_what_it_left(tmp_path, caplog):
+def test_a_resumed_run_shows_no_point_twice(tmp_path, caplog):
     with SummaryWriter(str(tmp_path), filename_suffix=".0") as writer:
         for step in (10, 20, 30, 40):
             writer.add_scalar("train/loss", 1.0, step)

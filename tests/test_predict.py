@@ -74,12 +74,12 @@ def test_csv_and_picture(run, digits, capsys):
         predict([CPU, "photos", "--csv=out.csv", "--picture=seen.png"])
     assert stopped.value.code == 1
     captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1].startswith("error: photos/bad.png: is no picture")
+    assert captured.err.splitlines()[-1].startswith("error: photos/bad.png: is not a picture")
     shown = table(captured.out)
     with Path("out.csv").open(newline="", encoding="utf-8") as file:
         rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
     assert rows.keys() == digits.keys() | {"bad.png"}
-    assert rows["bad.png"]["error"].startswith("is no picture")
+    assert rows["bad.png"]["error"].startswith("is not a picture")
     assert rows["bad.png"]["class"] == ""
     for name, (first, p, second, q, unsure) in shown.items():
         row = rows[name]
@@ -122,7 +122,7 @@ def test_checkpoint_of_choice(train, run, digits, capsys):
 ODD = {
     "missing.png": "does not exist",
     "empty.png": "is empty",
-    "text.png": "is no picture",
+    "text.png": "is not a picture",
     "truncated.png": "is damaged",
     "black.png": "nothing but background",
     "white.jpg": "nothing but background",
@@ -164,7 +164,7 @@ def test_none_can_be_used(run, odd, capsys):
     assert stopped.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(lines) == len(odd) + 1
-    assert lines[-1] == "error: none of the pictures could be used"
+    assert lines[-1] == "error: none of the pictures could be read"
 
 
 def test_names_that_cannot_be_printed(run, digits, capsys):
@@ -181,7 +181,7 @@ def test_names_that_cannot_be_printed(run, digits, capsys):
 
 def test_mistakes_of_the_user(run, digits, error_of):
     Path("there.csv").touch()
-    assert "--csv there.csv is there already" in error_of(predict, CPU, "photos", "--csv=there.csv")
+    assert "--csv there.csv exists" in error_of(predict, CPU, "photos", "--csv=there.csv")
     assert "there is no folder no" in error_of(predict, CPU, "photos", "--picture=no/seen.png")
     assert "expected a name that ends with .png" in error_of(predict, CPU, "photos", "--picture=seen.pdf")
     assert "did you mean --picture?" in error_of(predict, CPU, "photos", "--pictur=seen.png")

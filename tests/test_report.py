@@ -5,12 +5,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from cnn_lightning import MLP, TwoLayerCNN
 from cnn_lightning.reporting.evaluation import Evaluation
-from cnn_lightning.reporting.report import Picture, write_report
+from cnn_lightning.reporting.report import write_report
 
 NAMES = ("T-shirt/top", "<i>trouser</i>", "Dress & co")
+SHIFTS = {"a & b": {"up to": [(0, 0.9), (1, 0.8)], "corner": [(0, 0.9), (1, 0.7)]}}
 SCALARS = {"train/loss": [(10, 1.0), (20, 0.5)], "val/acc": [(20, 0.8)]}
 
 
@@ -53,10 +54,12 @@ def images():
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (120, 1, 28, 28), dtype=np.uint8))
 
 
-def write(folder, evaluations=None, **more):
-    folder.mkdir(exist_ok=True)
-    facts = {"checkpoint": "logs/a&b.ckpt", "network": "<script>alert(1)</script>"}
-    path = write_report(folder, "<s>Net</s> & co", evaluations or {"best": evaluation()}, images(), facts, **more)
+def write(folder, evaluations=None, net=None, channels=1, **more):
+    facts = {"checkpoint": "logs/a&b.ckpt", "saved": "<script>alert(1)</script>"}
+    net = net or TwoLayerCNN(channels, num_classes=3).eval()
+    shown = images().expand(-1, channels, -1, -1)
+    evaluations = evaluations or {"best": evaluation()}
+    path = write_report(folder, "<s>Data</s> & co", net, evaluations, shown, shown[0].float(), facts, **more)
     assert path == folder / "report.html"
     return Page(path.read_text(encoding="utf-8"))
 
@@ -65,7 +68,8 @@ def files(folder):
     return {path.name for path in folder.iterdir()}
 
 
-BASIC = {"predictions.csv", "confusion_matrix.png", "reliability.png", "mistakes.png", "figures.json", "report.html"}
+PICTURES = {f"{name}.png" for name in ("confusion_matrix", "reliability", "mistakes", "filters", "feature_maps")}
+BASIC = PICTURES | {"predictions.csv", "figures.json", "report.html"}
 
 
 def test_one_checkpoint(tmp_path):
@@ -76,7 +80,7 @@ def test_one_checkpoint(tmp_path):
     assert f"{one.correct} of 120 images" in page.text
     assert f"{one.loss:.4f}" in page.text
     assert f"{100 * one.calibration_error:.2f} %" in page.text
-    shares = [f"{100 * share[2]:.2f} %" for share in (one.precision, one.recall, one.f1)]
+    shares = [f"{100 * share[2]:.2f} %" for share in (one.by_class[name] for name in ("precision", "recall", "f1"))]
     assert ["Dress & co", *shares, "40"] in page.rows
     assert "Side by side" not in page.text
 
@@ -85,26 +89,27 @@ def test_the_page_needs_nothing_else_and_runs_nothing(tmp_path):
     page = write(tmp_path, scalars=SCALARS)
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "a", "i"})
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == 4
+    assert len(pictures) == 6
     assert all(picture["src"].startswith("data:image/png;base64,") and picture["alt"] for picture in pictures)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|url\(|@import", html)
 
 
 def test_all_texts_are_shown_as_they_are(tmp_path):
-    further = [Picture("more", '<s>"more"</s>', "<s>1 & $title</s>", Image.new("RGB", (3, 3)))]
-    page = write(tmp_path, {"<u>": evaluation(), "&amp;": evaluation(1)}, further=further)
-    texts = ("<s>Net</s> & co", "<script>alert(1)</script>", "<u>", "&amp;", "<i>trouser</i>", "<s>1 & $title</s>")
-    for text in (*texts, '<s>"more"</s>'):
+    page = write(tmp_path, {"<u>": evaluation(), "&amp;": evaluation(1), '"{{ 1 }}"': evaluation(2)})
+    texts = ("<s>Data</s> & co", "<script>alert(1)</script>", "<u>", "&amp;", "<i>trouser</i>", '"{{ 1 }}"')
+    for text in texts:
         assert text in page.text
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "s", "u", "i"})
-    assert '<s>"more"</s>' in [attributes.get("alt") for _, attributes in page.tags]
 
 
 def test_json_has_the_figures(tmp_path):
     write(tmp_path)
     written = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert written["title"] == "<s>Net</s> & co"
+    assert written["title"] == "TwoLayerCNN on <s>Data</s> & co"
+    assert list(written["facts"]) == ["network", "dataset", "checkpoint", "saved"]
+    assert written["facts"]["network"] == "TwoLayerCNN, 17,955 parameters"
+    assert written["facts"]["dataset"] == "<s>Data</s> & co, 120 test images"
     assert written["facts"]["checkpoint"] == "logs/a&b.ckpt"
     assert written["checkpoints"] == {"best": evaluation().figures()}
 
@@ -118,44 +123,52 @@ def test_several_checkpoints_side_by_side(tmp_path):
         figures = [f"{100 * shown.accuracy:.2f} %", f"{shown.loss:.4f}", f"{100 * shown.calibration_error:.2f} %"]
         assert [name, *figures, file] in page.rows
     assert any(row[:2] == ["ensemble", f"{100 * both.accuracy:.2f} %"] for row in page.rows)
-    assert ["Dress & co", *(f"{100 * shown.recall[2]:.2f} %" for shown in (one, two, both))] in page.rows
+    assert ["Dress & co", *(f"{100 * shown.by_class['recall'][2]:.2f} %" for shown in (one, two, both))] in page.rows
     written = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert written["checkpoints"] == {"one": one.figures(), "two": two.figures(), "ensemble": both.figures()}
     two.write_csv(tmp_path / "two.csv")
     assert (tmp_path / "predictions_2.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
 
 
-def test_no_mistake_is_said(tmp_path):
+def test_no_misclassified_image_is_said(tmp_path):
     page = write(tmp_path, {"best": evaluation(strength=50)})
     assert files(tmp_path) == BASIC
-    assert "It made 0 mistakes" in page.text
+    assert "It misclassified 0 images" in page.text
 
 
-def test_further_pictures_are_saved_and_shown(tmp_path):
-    folder = tmp_path / "report"
-    folder.mkdir()
-    Image.new("RGB", (7, 7), "red").save(folder / "shift.png")
-    further = [
-        Picture("filters", "Filters", "What the first layer looks for.", Image.new("RGB", (3, 3))),
-        Picture("shift", "Shift", "Already there."),
-    ]
-    page = write(folder, further=further)
-    sizes = []
-    for name in ("filters", "shift"):
-        with Image.open(folder / f"{name}.png") as image:
-            sizes.append(image.size)
-    assert sizes == [(3, 3), (7, 7)]
-    assert page.text.index("What the first layer looks for.") < page.text.index("Already there.")
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 5
+def test_shifts_are_drawn_and_saved(tmp_path):
+    page = write(tmp_path, scalars=SCALARS, shifts=SHIFTS)
+    assert files(tmp_path) == BASIC | {"curves.png", "shift.png", "shift.csv"}
+    assert page.text.index("What the first layer looks for") < page.text.index("What moving the images does")
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 7
+    lines = (tmp_path / "shift.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "network,moved,pixels,accuracy"
+    assert lines[1:] == ["a & b,up to,0,0.9", "a & b,up to,1,0.8", "a & b,corner,0,0.9", "a & b,corner,1,0.7"]
+
+
+class NoFilters(TwoLayerCNN):
+    def __init__(self):
+        super().__init__(num_classes=3)
+        self.features = torch.nn.Sequential(torch.nn.BatchNorm2d(1), *self.features)
+
+
+def test_a_first_layer_that_cannot_be_drawn_is_left_out(tmp_path):
+    page = write(tmp_path, net=NoFilters().eval())
+    assert files(tmp_path) == BASIC - {"filters.png"}
+    assert "What the first layer looks for" not in page.text
+
+
+class Broken(MLP):
+    def forward(self, images):
+        raise NameError("name 'widht' is not defined")
 
 
 def test_an_error_leaves_no_page(tmp_path):
-    broken = Picture("broken", "Broken", "Its file is missing.")
-    with pytest.raises(FileNotFoundError):
-        write(tmp_path, further=[broken])
+    with pytest.raises(NameError):
+        write(tmp_path, net=Broken())
     assert "report.html" not in files(tmp_path)
 
 
 def test_colour_images(tmp_path):
-    write_report(tmp_path, "Colour", {"best": evaluation()}, images().expand(-1, 3, -1, -1), {})
+    write(tmp_path, channels=3)
     assert files(tmp_path) == BASIC

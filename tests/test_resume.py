@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.cli import run_folders as runs
 from cnn_lightning.cli.fit import fit
 from cnn_lightning.errors import UsageError
@@ -29,7 +30,7 @@ WHOLE: dict[tuple[str, ...], Path] = {}  # runs that nothing interrupted, by the
 
 @pytest.fixture
 def run(tiny_root):
-    """Train in a folder, where the same command goes on with the run that is there; returns the folder of the run."""
+    """Train in a folder, where the same command resumes the run that is there; returns the folder of the run."""
 
     def call(root: str, *args: str) -> Path:
         fit([*SETTINGS, f"--data.root={tiny_root}", f"--trainer.default_root_dir={root}", "--ckpt_path=last", *args])
@@ -266,7 +267,7 @@ class TestRuns:
     def test_in_use_are_refused(self, run, capsys):
         last = run("first") / "checkpoints/last.ckpt"
         before = last.read_bytes()
-        with runs.taken(folder("first")), pytest.raises(SystemExit):
+        with runs.run_lock(folder("first")), pytest.raises(SystemExit):
             run("first", "--trainer.max_epochs=2")
         assert re.search(r"another process trains in \S+first/WideCNN-MNIST/version_0: wait", capsys.readouterr().err)
         assert last.read_bytes() == before
@@ -275,7 +276,14 @@ class TestRuns:
         run("logs")
         interrupt(DieAt(0), "logs", "--ckpt_path=null")
         assert run("logs").name == "version_2"
-        assert "Going on" not in capsys.readouterr().out
+        assert "Resuming" not in capsys.readouterr().out
+
+    def test_read_their_checkpoint_once(self, run, interrupt, monkeypatch):
+        interrupt(DieAt(8), "logs")
+        reads, read_bytes = [], Path.read_bytes
+        monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path.name) or read_bytes(path))
+        run("logs", "--trainer.limit_test_batches=0")
+        assert reads.count("last.ckpt") == 1
 
     def test_last_starts_a_new_run_where_there_is_none(self, run, capsys):
         assert run("new").name == "version_0"
@@ -299,10 +307,10 @@ class TestRuns:
         for settings, message in (
             (
                 ("--seed_everything=4",),
-                "was trained with --seed_everything 0, here it is 4: leave --seed_everything out",
+                "was trained with --seed_everything 0, here it is 4: leave out --seed_everything",
             ),
             (("--trainer.max_epochs=1",), "is of epoch 2, and max_epochs is 1: change --trainer.max_epochs"),
-            ((f"--ckpt_path={last.with_name('first.ckpt')}",), "has come further, to step 12, and would be replaced"),
+            ((f"--ckpt_path={last.with_name('first.ckpt')}",), "is newer (step 12) and would be overwritten"),
         ):
             with pytest.raises(SystemExit):
                 run("logs", *settings)
@@ -319,25 +327,25 @@ class TestRuns:
             run("logs")
         best = last.with_name("best.ckpt")
         assert f"{last} is not a checkpoint, or a damaged one" in (error := capsys.readouterr().err)
-        assert f"take {best}, which is good" in error
+        assert f"use {best}, which is intact" in error
         run("logs", f"--ckpt_path={best}")
-        assert runs.read_checkpoint(last)["global_step"] == 12
+        assert read_run_checkpoint(last)["global_step"] == 12
         for path in (best, last):
             path.write_bytes(b"")
         with pytest.raises(UsageError, match="name another"):
-            runs.read_checkpoint(last)
+            read_run_checkpoint(last)
 
     def test_go_on_with_the_seed_they_began_with(self, run, interrupt, capsys):
         interrupt(DieAt(8), "logs", "--seed_everything=7")
         run("logs")
-        assert "seed 7" in capsys.readouterr().out.split("Going on")[1]
+        assert "seed 7" in capsys.readouterr().out.split("Resuming")[1]
 
     def test_say_what_is_not_as_it_was(self, run, interrupt, capsys):
         interrupt(DieAt(8), "logs")
         for clip in (1.5, 2.5, 1.5):
             run("logs", f"--trainer.gradient_clip_val={clip}")
         said = [
-            line for line in capsys.readouterr().out.splitlines() if line.startswith("Going on with other settings")
+            line for line in capsys.readouterr().out.splitlines() if line.startswith("Resuming with other settings")
         ]
         assert said[0].endswith(": --trainer.gradient_clip_val None -> 1.5")
         assert [path.name for path in sorted(folder("logs").glob("*.yaml"))][:3] == [
@@ -361,7 +369,7 @@ class TestRuns:
         os.truncate(path, 5000)
         with pytest.raises(SystemExit):
             run("logs", "--trainer.max_epochs=2")
-        assert f"{path} is damaged: move it away to go on without it" in capsys.readouterr().err
+        assert f"{path} is damaged: move it away to resume without it" in capsys.readouterr().err
         path.unlink()
         run("logs", "--trainer.max_epochs=2")
 

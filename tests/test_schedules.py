@@ -37,10 +37,10 @@ def test_cosine_falls_along_half_a_cosine():
 
 
 @pytest.mark.parametrize("schedule", [OneCycle, Cosine])
-def test_state_of_another_length_is_refused(schedule):
+def test_state_of_another_length_raises(schedule):
     def make(steps):
         return schedule(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5), steps)
 
     make(100).load_state_dict(make(100).state_dict())
-    with pytest.raises(UsageError, match=r"checkpoint spans 100 steps, that of this run 200: keep"):
+    with pytest.raises(UsageError, match=r"spans 100 steps, expected the 200 of this run: resume with"):
         make(200).load_state_dict(make(100).state_dict())

@@ -6,8 +6,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 
 from cnn_lightning.checkpointing import checkpoint_io
-from cnn_lightning.cli.classifier_cli import FitCLI
-from cnn_lightning.cli.fit import fit
+from cnn_lightning.cli.fit import FitCLI, fit
 
 phase = Path(sys.argv[1]).open("w")  # noqa: SIM115
 
@@ -38,7 +37,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 write, checkpoint_io.write_file = checkpoint_io.write_file, write_file
-callbacks = FitCLI._callbacks
-FitCLI._callbacks = lambda self, settings: [Watch(), *callbacks(self, settings)]
+callbacks = FitCLI.callbacks
+FitCLI.callbacks = lambda self, settings: [Watch(), *callbacks(self, settings)]
 say("starting")
 fit(sys.argv[2:])

@@ -1,20 +1,24 @@
-"""What is watched and saved while a network trains."""
+"""Callbacks: what is logged, shown and saved while a network trains."""
 
 from cnn_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from cnn_lightning.callbacks.config import SaveConfig
+from cnn_lightning.callbacks.curves import Curves
 from cnn_lightning.callbacks.dashboard import Overview, Pictures
+from cnn_lightning.callbacks.logits import KeepLogits
 from cnn_lightning.callbacks.progress import LayerTable, ProgressBar
-from cnn_lightning.callbacks.scores import KeepScores
+from cnn_lightning.callbacks.resume import ResumeState
 from cnn_lightning.callbacks.signals import Stopped
 
 __all__ = [
     "BestCheckpoint",
-    "KeepScores",
+    "Curves",
+    "KeepLogits",
     "LastCheckpoint",
     "LayerTable",
     "Overview",
     "Pictures",
     "ProgressBar",
+    "ResumeState",
     "SaveConfig",
     "Stopped",
 ]

@@ -1,77 +1,56 @@
-"""The two checkpoints of a run."""
+"""The two checkpoints of a run: best.ckpt and last.ckpt."""
 
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from cnn_lightning.callbacks.hooks import IdleInSteps
+from cnn_lightning.callbacks.curves import made_step
 from cnn_lightning.callbacks.signals import Signals
-from cnn_lightning.checkpointing.checkpoint_io import DamagedError, read_checkpoint
+from cnn_lightning.checkpointing.safe_loading import DamagedError, read_checkpoint
 from cnn_lightning.errors import UsageError
 
 
-class _RunCheckpoint(IdleInSteps, ModelCheckpoint):
-    """Keeps one file, ``checkpoints/NAME.ckpt`` in the folder of the run."""
-
-    def __init__(self, name: str, **settings: Any) -> None:
-        super().__init__(filename=name, enable_version_counter=False, **settings)
-
-    # Lightning asks for the key in every hook of every step, and ModelCheckpoint writes it anew each time.
-    state_key = cached_property(ModelCheckpoint.state_key.fget)
-
-    # It need not ask in every step whether to save.
-    on_train_batch_end = Callback.on_train_batch_end
-
-    @property
-    def path(self) -> Path:
-        """The file, which may not be there yet."""
-        return Path(self.dirpath) / f"{self.filename}.ckpt"
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to take the place of another run, as with a logger whose folder is always the same.
-
-        Raises:
-            UsageError: The folder has a checkpoint already.
-        """
-        if trainer.ckpt_path is None and trainer.is_global_zero and self.path.exists():
-            raise UsageError(f"{self.path} is of another run: give --trainer.logger another folder, name or version")
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the file of the run that goes on, wherever its folder is now.
-
-        Lightning would go by the path that was saved.
-        """
-        if self.path.is_file():
-            self.best_model_path = str(self.path)
-
-
-class BestCheckpoint(_RunCheckpoint):
+class BestCheckpoint(ModelCheckpoint):
     """Keeps ``checkpoints/best.ckpt``, of the lowest ``val/loss``, and prints a line whenever it falls."""
 
     def __init__(self) -> None:
-        super().__init__("best", monitor="val/loss", mode="min")
+        super().__init__(filename="best", monitor="val/loss", mode="min", enable_version_counter=False)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best file of the run, and with what that says of itself; a run in a new folder has none.
+    @property
+    def path(self) -> Path:
+        """The file, which need not exist yet."""
+        return Path(str(self.dirpath)) / "best.ckpt"
 
-        Lightning would forget the best of a run whose folder was moved, and let a worse one take its place. Nor need
-        the score in another file be that of this one: the process may have been killed between the two.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to overwrite the checkpoints of another run, as with a logger whose folder is always the same.
 
         Raises:
-            UsageError: The file is damaged.
+            UsageError: The folder has checkpoints already.
         """
-        super().load_state_dict(state_dict)
-        if not self.best_model_path:
+        for path in (self.path, self.path.with_name("last.ckpt")):
+            if trainer.ckpt_path is None and trainer.is_global_zero and path.exists():
+                raise UsageError(f"{path} is of another run: give --trainer.logger another folder, name or version")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score from best.ckpt itself; a run in a new folder has none.
+
+        Lightning would restore path and score of the resumed checkpoint: it forgets the best of a run whose folder was
+        moved, and the score of best.ckpt is newer where the process was killed between the two files.
+
+        Raises:
+            UsageError: best.ckpt is damaged.
+        """
+        if not self.path.is_file():
             return
+        self.best_model_path = str(self.path)
         try:
             score = read_checkpoint(self.path)["callbacks"][self.state_key]["best_model_score"]
         except (DamagedError, KeyError) as error:
-            raise UsageError(f"{self.path} is damaged: move it away to go on without it") from error
+            raise UsageError(f"{self.path} is damaged: move it away to resume without it") from error
         if score is not None:
             self.best_model_score = self.kth_value = score
             self.kth_best_model_path = self.best_model_path
@@ -90,72 +69,76 @@ class BestCheckpoint(_RunCheckpoint):
         super().on_validation_end(trainer, pl_module)
         self._report(trainer, before)
 
-    def _report(self, trainer: Trainer, before: float | None) -> None:
+    def _report(self, trainer: Trainer, before: Any) -> None:
         if self.best_model_score is before:
             return
         score = trainer.callback_metrics["val/loss"]  # not best_model_score, which is infinite where this is NaN
         fall = f"{score:.4f}" if before is None else f"{before:.4f} -> {score:.4f}"
-        line = (
-            f"epoch {trainer.current_epoch + 1}: val/loss {fall}, val/acc {trainer.callback_metrics['val/acc']:.2%}, "
-            f"saved as {Path(self.best_model_path).name}"
-        )
+        accuracy = trainer.callback_metrics["val/acc"]
+        line = f"epoch {trainer.current_epoch + 1}: val/loss {fall}, val/acc {accuracy:.2%}, saved as best.ckpt"
         if trainer.progress_bar_callback is not None:
             trainer.progress_bar_callback.print(line)
         elif trainer.is_global_zero:
             print(line)
 
 
-class LastCheckpoint(_RunCheckpoint):
-    """Keeps ``checkpoints/last.ckpt``, from which an interrupted run goes on exactly as if it had not been.
+class LastCheckpoint(Checkpoint):
+    """Keeps ``checkpoints/last.ckpt``, from which an interrupted run resumes as if nothing had happened.
 
-    It is saved at the end of every epoch, every ``every_n_steps`` optimizer steps, and when training is asked to stop.
-    ``ModelCheckpoint(save_last=True)`` would keep the last of the epochs that were the best so far.
+    It is saved at the end of every epoch, every ``every_n_steps`` optimizer steps, and when a signal asks to stop.
+    ``ModelCheckpoint(save_last=True)`` would keep the last of the best epochs.
 
     Args:
-        every_n_steps: Optimizer steps; None for the end of epochs only.
+        best: Its folder is the folder of the file.
+        every_n_steps: Optimizer steps between two saves; None for the end of epochs only.
 
     Raises:
-        Stopped: By the hooks, after Ctrl-C and the like.
+        Stopped: By the hooks, after Ctrl-C and similar signals.
     """
 
-    def __init__(self, every_n_steps: int | None = None) -> None:
-        super().__init__("last", save_on_train_epoch_end=True)
+    def __init__(self, best: BestCheckpoint, every_n_steps: int | None = None) -> None:
+        self.best = best
         self.every_n_steps = every_n_steps
         self.signals = Signals()
 
+    @property
+    def path(self) -> Path:
+        """The file, which need not exist yet."""
+        return self.best.path.with_name("last.ckpt")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to signals."""
-        super().on_train_start(trainer, pl_module)
         self.signals.listen()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Save after a step, if it is time to."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save after a step if one is due or a signal asks; not where a resumed run would miss something.
+
+        Accumulated gradients are not saved. From a checkpoint before a validation or before the end of an epoch,
+        Lightning resumes after it.
+        """
         due = self._is_due(trainer)
         if not due and not self.signals.may_ask(trainer):
             return
-        fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-        # Gradients that add up are not saved. And Lightning, when a run goes on from here, leaves out a validation that
-        # follows, and the end of the epoch.
-        if not (epoch._should_accumulate() or trainer.is_last_batch or epoch._should_check_val_fx(fit._data_fetcher)):
+        if made_step(trainer, batch_idx) and not trainer.is_last_batch and not _validates_next(trainer, batch_idx):
             self._save_if(due, trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after a validation in the middle of an epoch, if it is time to."""
-        accumulating = trainer.fit_loop.epoch_loop._should_accumulate()
-        if not trainer.sanity_checking and not trainer.is_last_batch and not accumulating:
+        """Save after a validation in the middle of an epoch."""
+        if not trainer.sanity_checking and not trainer.is_last_batch and made_step(trainer, trainer.fit_loop.batch_idx):
             self._save_if(self._is_due(trainer), trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after an epoch."""
-        super().on_train_epoch_end(trainer, pl_module)
-        self._save_if(False, trainer)
+        self._save_if(True, trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Obey a signal that came after the last epoch."""
-        self._save_if(False, trainer)
+        """Obey a signal that arrived after the last save."""
+        self._obey(self.signals.asked(trainer))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Bring the curves to the disk first: they go on where the checkpoint does."""
+        """Flush the curves to the disk first, because a resumed run draws only what follows the checkpoint."""
         for logger in trainer.loggers if trainer.is_global_zero else ():
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.flush()
@@ -168,7 +151,20 @@ class LastCheckpoint(_RunCheckpoint):
 
     def _save_if(self, due: bool, trainer: Trainer) -> None:
         asked = self.signals.asked(trainer)
-        if (due or asked) and not self._should_skip_saving_checkpoint(trainer):
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-        if asked:
-            self.signals.obey(asked)
+        if due or asked:
+            trainer.save_checkpoint(self.path, weights_only=False)
+        self._obey(asked)
+
+    def _obey(self, number: int) -> None:
+        if number:
+            self.signals.obey(number)
+
+
+def _validates_next(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether Lightning validates after this training batch, which is not the last of its epoch."""
+    every = trainer.check_val_every_n_epoch  # None: val_check_interval counts batches across epochs
+    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
+        return False
+    batches = trainer.fit_loop.total_batch_idx if every is None else batch_idx
+    interval = trainer.val_check_batch  # None: validation by time; infinite: only at the end of an epoch
+    return trainer.should_stop or (interval not in (None, float("inf")) and (batches + 1) % interval == 0)

@@ -1,8 +1,8 @@
-"""What is seen in the terminal while a network trains."""
+"""Progress bar and layer table: what a training run shows in the terminal."""
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,29 +10,36 @@ from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from lightning.pytorch.utilities.model_summary import summarize
 from torch import nn
 
-from cnn_lightning.callbacks.hooks import IdleInEpochs, IdleInSteps
+SECONDS = 0.2  # between two drawings of the bar
 
 
-class ProgressBar(IdleInSteps, TQDMProgressBar):
-    """Lightning's bar, drawn five times a second, with epochs counted from 1, and four digits of each metric."""
+def _if_due(hook: Callable[..., None], bar: str) -> Callable[..., None]:
+    """Call a hook after the last batch and otherwise once in ``SECONDS``.
 
-    SECONDS = 0.2
+    Lightning counts steps, but those of different networks differ by a factor of 100 in time. Drawing takes as long as
+    a step of a small network, and makes a GPU wait for the metrics.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._last = -math.inf
+    def draw(self: "ProgressBar", *args: Any) -> None:
+        now, batch_idx = time.monotonic(), args[4]  # after trainer, module, outputs and batch
+        if self.is_enabled and (now - self.last_drawn >= SECONDS or batch_idx + 1 == getattr(self, bar).total):
+            self.last_drawn = now
+            hook(self, *args)
 
-    def _should_update(self, current: int, total: int) -> bool:
-        # Lightning counts steps, but those of one network take a hundred times as long as those of another. Drawing
-        # takes about as long as a step of a small one, and makes a GPU wait for the metrics.
-        now = time.monotonic()
-        if not self.is_enabled or (now - self._last < self.SECONDS and current != total):
-            return False
-        self._last = now
-        return True
+    return draw
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, drawn five times a second, with epochs counted from 1 and metrics with four digits."""
+
+    last_drawn = -math.inf
+    on_train_batch_end = _if_due(TQDMProgressBar.on_train_batch_end, "train_progress_bar")
+    on_validation_batch_end = _if_due(TQDMProgressBar.on_validation_batch_end, "val_progress_bar")
+    on_test_batch_end = _if_due(TQDMProgressBar.on_test_batch_end, "test_progress_bar")
+    on_predict_batch_end = _if_due(TQDMProgressBar.on_predict_batch_end, "predict_progress_bar")
 
     def on_train_start(self, trainer: Trainer, *args: Any) -> None:
-        """Begin the bar of an epoch that goes on in the middle."""
+        """Begin the bar of an epoch that is resumed in the middle."""
         super().on_train_start(trainer, *args)
         if trainer.fit_loop.restarted_mid_epoch:
             self.on_train_epoch_start(trainer)
@@ -40,64 +47,53 @@ class ProgressBar(IdleInSteps, TQDMProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         """Begin the bar of an epoch."""
         super().on_train_epoch_start(trainer, *args)
-        of_all = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{of_all}")
+        total = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{total}")
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Format loss and accuracy."""
         metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return {name: f"{value:.4f}" for name, value in metrics.items()}
+        return {name: f"{value:.4f}" for name, value in metrics.items() if name != "v_num"}
 
 
-class LayerTable(IdleInEpochs, ModelSummary):
-    """Prints the network layer by layer, with the size of every output and the number of weights.
+class LayerTable(ModelSummary):
+    """Prints the network layer by layer, with the size of every output and the number of parameters.
 
-    Lightning's own table counts in thousands and has rows for the metrics.
+    Custom because Lightning's table counts in thousands and has rows for the metrics.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table."""
-        if not trainer.is_global_zero:
-            return
-        layers = list(layers_of(pl_module))
-        print(f"\n{'layer':<16}{'type':<18}{'output':<16}{'weights':>12}")
-        for layer in layers:
-            print(f"{layer.name:<16}{type(layer.module).__name__:<18}{layer.output:<16}{layer.weights:>12,}")
-        print(f"{'total':<50}{sum(layer.weights for layer in layers):>12,}\n")
+        layers = list(layers_of(pl_module)) if trainer.is_global_zero else []
+        if layers:
+            print(f"\n{'layer':<16}{'type':<18}{'output':<16}{'parameters':>12}")
+            for layer in layers:
+                print(f"{layer.name:<16}{type(layer.module).__name__:<18}{layer.output:<16}{layer.parameters:>12,}")
+            print(f"{'total':<50}{sum(layer.parameters for layer in layers):>12,}\n")
 
 
 class Layer(NamedTuple):
-    """A layer of the network, and what it makes of one image.
-
-    Attributes:
-        name: Like "features.0".
-        module: The layer.
-        before: (1, C, H, W) or (1, C): size of its input.
-        after: Size of its output, likewise.
-        weights: Number of its weights.
-    """
+    """A layer of the network, the sizes of its input and output for one image, and its number of parameters."""
 
     name: str
     module: nn.Module
-    before: Sequence[int]
-    after: Sequence[int]
-    weights: int
+    in_size: Sequence[int]
+    out_size: Sequence[int]
+    parameters: int
 
     @property
     def output(self) -> str:
         """Size of its output, like "16 × 28 × 28"."""
-        return " × ".join(map(str, self.after[1:]))
+        return " × ".join(map(str, self.out_size[1:]))
 
 
-def layers_of(pl_module: LightningModule) -> Iterator[Layer]:
-    """The layers of the network, in the order in which they were made."""
-    # Lightning brings the image to the device of the network, but not to its precision (bf16-true).
+def layers_of(pl_module: Any) -> Iterator[Layer]:
+    """The layers of the network, in the order of its constructor."""
+    # Lightning moves the example to the network's device, but does not convert it to its precision (bf16-true).
     pl_module.example_input_array = pl_module.example_input_array.to(next(pl_module.net.parameters()).dtype)
     summary = summarize(pl_module, max_depth=-1)
-    for name, *numbers in zip(
-        summary.layer_names, summary.in_sizes, summary.out_sizes, summary.param_nums, strict=True
-    ):
+    rows = zip(summary.layer_names, summary.in_sizes, summary.out_sizes, summary.param_nums, strict=True)
+    for name, *numbers in rows:
         module = pl_module.get_submodule(name)
         if name.startswith("net.") and not list(module.children()):
             yield Layer(name.removeprefix("net."), module, *numbers)

@@ -1,21 +1,22 @@
-"""Ctrl-C and other requests to stop, kept until all can be saved."""
+"""Signals that ask training to stop, held back until everything is saved."""
 
 import os
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 
-class Stopped(Exception):  # noqa: N818, for it is no error
+class Stopped(Exception):  # noqa: N818, since it is no error
     """Training was asked to stop, and everything is saved.
 
     Attributes:
-        signal: The number of the signal that asked.
+        signal: Number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -24,22 +25,22 @@ class Stopped(Exception):  # noqa: N818, for it is no error
 
 
 class Signals:
-    """Notes Ctrl-C (SIGINT), SIGTERM, and the signal after which Lightning puts a job of SLURM into the queue again.
+    """Notes SIGINT (Ctrl-C), SIGTERM, and the signal on which Lightning requeues a SLURM job.
 
-    Python would stop in the middle of a step, and Lightning save in the middle of one.
+    Python would stop in the middle of a step, and Lightning would save in the middle of one.
     """
 
-    # Steps after which the processes ask each other, which takes as long as a small step.
+    # Steps between two exchanges of the ranks, each of which takes as long as a small step.
     EVERY = 10
 
     def __init__(self) -> None:
         self._noted: set[int] = set()
-        self._requeue: dict[int, Callable] = {}
+        self._requeue: dict[int, Callable[[int, Any], Any]] = {}
 
     def listen(self) -> None:
-        """Take the signals over; Lightning gives them back when training ends, in whatever way."""
+        """Take over the signals; Lightning restores the handlers when training ends, in whatever way."""
         if threading.current_thread() is not threading.main_thread():
-            return  # Python hears signals in the main thread only
+            return  # Python delivers signals to the main thread only
         self._noted = set()
         requeue = signal.getsignal(signal.SIGUSR1) if os.name == "posix" else None
         self._requeue = {signal.SIGUSR1: requeue} if callable(requeue) else {}
@@ -47,21 +48,21 @@ class Signals:
             signal.signal(number, self._note)
 
     def may_ask(self, trainer: Trainer) -> bool:
-        """Whether it is worth calling ``asked`` after this step; the same in all processes."""
+        """Whether to call ``asked`` after this step; the same on all ranks."""
         return bool(self._noted) if trainer.world_size == 1 else trainer.global_step % self.EVERY == 0
 
     def asked(self, trainer: Trainer) -> int:
-        """A signal that any of the processes has noted, 0 for none; all processes have to call this together."""
+        """Return a signal that any rank has noted, 0 for none; all ranks have to call this together."""
         own = max(self._noted & self._requeue.keys() or self._noted, default=0)
         if trainer.world_size == 1:
             return own
         return int(trainer.strategy.reduce(torch.tensor(own, device=trainer.strategy.root_device), reduce_op="max"))
 
     def obey(self, number: int) -> None:
-        """Do what a signal asks for, now that everything is saved.
+        """Do what a signal asks for, once everything is saved.
 
         Raises:
-            Stopped: It asks to stop.
+            Stopped: The signal asks to stop.
         """
         if number not in self._requeue:
             raise Stopped(number)
@@ -72,6 +73,6 @@ class Signals:
         if number == signal.SIGINT and self._noted - self._requeue.keys():
             raise KeyboardInterrupt
         self._noted.add(number)
-        if number not in self._requeue and rank_zero_only.rank == 0:
-            # Not print, which must not be interrupted by itself.
-            os.write(2, b"\nStopping as soon as everything is saved. Ctrl-C now stops at once.\n")
+        if number not in self._requeue and getattr(rank_zero_only, "rank", 0) == 0:
+            # Not print, which may be what the signal interrupted.
+            os.write(2, b"\nStopping as soon as everything is saved. Press Ctrl-C again to stop at once.\n")

@@ -1,4 +1,4 @@
-"""Files that are there whole, or as they were before."""
+"""Atomic file writes."""
 
 import errno
 import itertools
@@ -9,17 +9,16 @@ from pathlib import Path
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file in such a way that, whatever stops the process or the machine, it is the old one or the new one.
+    """Write a file atomically: whatever stops the process or the machine, it is the old one or the new one.
 
-    It is written beside its place, because only within a file system is renaming a single step; flushed to the disk,
-    read again, and renamed.
+    The content goes to a temporary file in the same folder, is flushed to the disk, read again, and renamed.
 
     Args:
-        path: The file, in a folder that exists. What it held is replaced.
-        content: All of it.
+        path: The file, in a folder that exists; overwritten if it exists.
+        content: All bytes of the file.
 
     Raises:
-        OSError: It cannot be written. The old file, if there was one, is still there.
+        OSError: It cannot be written. The old file, if there was one, is unchanged.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -28,24 +27,24 @@ def write_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         if part.read_bytes() != content:
-            raise OSError(errno.EIO, "what was written reads differently", str(part))
+            raise OSError(errno.EIO, "the written bytes read back differently", str(part))
         part.replace(path)
     except BaseException:
         with suppress(OSError):
             part.unlink()
         raise
-    for folder in path.parents[:2]:  # the second, because the first may be new
+    for folder in path.parents[:2]:  # the second because the first may be new
         _flush_folder(folder)
 
 
-def numbered(name: str, end: str = "") -> Iterator[str]:
-    """Names to choose a free one from: like "config.yaml", "config_2.yaml", "config_3.yaml" and so on."""
-    yield f"{name}{end}"
-    yield from (f"{name}_{number}{end}" for number in itertools.count(2))
+def numbered(name: str, suffix: str = "") -> Iterator[str]:
+    """Yield candidates for a free name: "config.yaml", "config_2.yaml", "config_3.yaml" and so on."""
+    yield f"{name}{suffix}"
+    yield from (f"{name}_{number}{suffix}" for number in itertools.count(2))
 
 
 def _flush_folder(path: Path) -> None:
-    with suppress(OSError):  # not every system can, and the file is there by now
+    with suppress(OSError):  # not every system can, and the file exists by now
         folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -1,42 +1,68 @@
-"""Errors and signals as exit codes: what every command does the same way."""
+"""What every command does the same way: errors and signals become exit codes, and mistakes in own code tracebacks."""
 
 import argparse
 import errno
+import inspect
 import signal
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+import cnn_lightning
+from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.cli.terminal import print_rank_zero, silence_known_warnings
+from cnn_lightning.data import ImageDataModule
 from cnn_lightning.errors import UsageError
+
+# Errors of the operating system that are no mistake in code.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+# Where the code lies that is not the user's: Python, installed packages, this package, and the script that was called.
+_FOREIGN = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_FOREIGN += [str(Path(cnn_lightning.__file__).parent), "<"]
 
 
 def command(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:
-    """Make a command of a function: what a user can mend becomes one line and exit code 2."""
+    """Turn a function of command-line arguments into a command.
+
+    A mistake in the user's input is printed in one line, with exit code 2. A mistake in the user's code is a traceback
+    that ends in their file, with exit code 1. Ctrl-C exits with 130, SIGTERM with 143.
+    """
 
     @wraps(function)
     def run(args: Sequence[str] | None = None) -> None:
         silence_known_warnings()
         try:
-            with _ended_by_signals():
+            with _signals_raise():
                 function(list(sys.argv[1:] if args is None else args))
-        except (UsageError, MisconfigurationException) as error:
+        except UsageError as error:
+            exit_with(f"{error}: change {option_of(error.argument)}" if error.argument else str(error))
+        except MisconfigurationException as error:
             exit_with(str(error))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+            if error.errno not in _DISK_ERRORS:
+                _end_in_own_file(error)
                 raise
-            exit_with(
-                f"cannot read or write {error.filename or 'a file'} ({error.strerror}): make room, or choose another"
-            )
+            exit_with(f"cannot read or write {error.filename or 'a file'} ({error.strerror}): free space, or change it")
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            exit_with(f"out of memory ({error}): choose a smaller network, batch or image")
         except KeyboardInterrupt:
             print_rank_zero("\nInterrupted.", file=sys.stderr)
             sys.exit(130)
+        except Exception as error:
+            if "can't allocate memory" in str(error):  # PyTorch raises a RuntimeError for the memory of a CPU
+                exit_with(f"out of memory ({error}): choose a smaller network, batch or image")
+            _end_in_own_file(error)
+            raise
 
     return run
 
@@ -47,8 +73,22 @@ def exit_with(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def option_of(argument: str) -> str:
+    """Return the option that sets an argument of the model, the dataset, the Trainer or the network."""
+    if argument.partition(".")[0] in inspect.signature(ImageClassifier).parameters:
+        return f"--model.{argument}"
+    for group, cls in (("data", ImageDataModule), ("trainer", Trainer)):
+        if argument in inspect.signature(cls).parameters:
+            return f"--{group}.{argument}"
+    return f"--model.net.{argument}"
+
+
 class OptionParser(argparse.ArgumentParser):
-    """Reads the options of a script that is no training; what a user can mend becomes one line and exit code 2."""
+    """Parses the options of a command that trains nothing itself; an invalid one is an error in one line.
+
+    Args:
+        description: Text for ``--help``, printed as it is.
+    """
 
     def __init__(self, description: str | None) -> None:
         super().__init__(
@@ -56,15 +96,15 @@ class OptionParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line."""
+        """Exit with the message."""
         exit_with(f"{message} (--help shows all options)")
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, closing all that is open, with exit code 143."""
+def _signals_raise() -> Iterator[None]:
+    """Have SIGINT and SIGTERM raise, so that everything open is closed."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python hears signals in the main thread only
+        yield  # Python delivers signals to the main thread only
         return
     handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(143)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -75,12 +115,14 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def ctrl_c_as_usual(trainer: Trainer) -> Iterator[None]:
-    """Lightning makes of Ctrl-C, when it has closed everything, an exit with code 1; make it Ctrl-C again."""
-    try:
-        yield
-    except SystemExit as stop:
-        if stop.code == 1 and trainer.interrupted:
-            raise KeyboardInterrupt from stop
-        raise
+def _end_in_own_file(error: BaseException) -> None:
+    """Cut the frames of libraries off the end of a traceback, if the user's own code called them."""
+    own: TracebackType | None = None
+    frame = error.__traceback__
+    while frame:
+        path = frame.tb_frame.f_code.co_filename
+        if not path.startswith(tuple(_FOREIGN)) and path != sys.argv[0]:
+            own = frame
+        frame = frame.tb_next
+    if own:
+        own.tb_next = None

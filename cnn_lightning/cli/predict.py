@@ -6,19 +6,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 from torch import Tensor
 
-from cnn_lightning.cli.classifier_cli import PredictCLI
-from cnn_lightning.cli.exit_codes import command, ctrl_c_as_usual, exit_with
+from cnn_lightning.cli.classifier_cli import TrainedCLI
+from cnn_lightning.cli.exit_codes import command, exit_with
 from cnn_lightning.cli.terminal import relative_path
-from cnn_lightning.data import ImageDataModule
 from cnn_lightning.data.loader import TensorLoader
-from cnn_lightning.data.photos import read_photo
+from cnn_lightning.data.photos import Preparation, read_photo
 from cnn_lightning.errors import UsageError
+from cnn_lightning.lightning_fixes import keyboard_interrupt
 from cnn_lightning.reporting import images as pictures
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -27,65 +30,110 @@ SIDE = 84  # of a picture in --picture, in pixels
 MOST_SHOWN = 400
 
 
+class PredictCLI(TrainedCLI):
+    """Builds what classifies pictures."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(args, "Classify your own pictures, prepared as the dataset was.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of prediction."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("images", nargs="+", help="Pictures, or folders of them.")
+        parser.add_argument("--ckpt_path", type=str | None, help="The checkpoint. Default: the best of the newest run.")
+        parser.add_argument("--csv", type=str | None, help="Write a row for every file to this new file.")
+        parser.add_argument(
+            "--picture", type=str | None, help="Draw every picture next to what the network saw, to this new file."
+        )
+
+    def named_checkpoint(self, config: Any) -> str | None:
+        """Return that of ``--ckpt_path``."""
+        return config.ckpt_path
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build a Trainer that shows no progress bar and leaves no picture out."""
+        settings = self.config_init.trainer
+        settings.enable_progress_bar, settings.fast_dev_run, settings.limit_predict_batches = False, False, None
+        return super().instantiate_trainer(**kwargs)
+
+
 @dataclass
-class Prediction:
-    """What a file shows.
+class Picture:
+    """A picture that could be read.
 
     Attributes:
         path: The file.
-        error: Why it could not be used, "" if it could.
         photo: (SIDE, SIDE, 3) uint8: the picture, made small.
         image: (1, 28, 28) uint8: what the network sees.
-        probabilities: (num_classes,) float: of every class.
     """
 
     path: Path
-    error: str = ""
-    photo: np.ndarray | None = None
-    image: Tensor | None = None
-    probabilities: Tensor | None = None
+    photo: np.ndarray
+    image: Tensor
 
-    def guesses(self, class_names: Sequence[str]) -> tuple[str, float, str, float]:
-        """The likeliest class and its probability, and the second likeliest."""
-        (probability, other), (first, second) = (best.tolist() for best in self.probabilities.topk(2))
-        return class_names[first], probability, class_names[second], other
+
+@dataclass
+class Prediction:
+    """The class of a picture.
+
+    Attributes:
+        probabilities: (num_classes,) float, as a list.
+        first: The likeliest class.
+        probability: Its probability.
+        second: The second likeliest class.
+        other: Its probability.
+    """
+
+    probabilities: list[float]
+    first: str
+    probability: float
+    second: str
+    other: float
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the probability is too low to be believed."""
+        return self.probability < UNSURE
 
 
 @command
-def predict(args: Sequence[str] | None = None) -> None:
-    """Classify pictures with a trained network: exit code 0, 1 if some could not be used, 2 if none could.
+def predict(args: Sequence[str]) -> None:
+    """Classify pictures with a trained network: exit code 0, 1 if some could not be read, 2 if none could.
 
     Args:
-        args: Command-line arguments. Default: those of this process.
+        args: Command-line arguments. Defaults to those of this process.
     """
     cli = PredictCLI(args)
-    if "" in cli.config.images:
+    config, preparation = cli.config, cli.datamodule.preparation
+    if "" in config.images:
         raise UsageError("the name of a picture is empty: expected files or folders")
-    if cli.datamodule.preparation is None:
+    if preparation is None:
         name = type(cli.datamodule).__name__
         raise UsageError(f"{name} does not say how its images were made: give the class an attribute preparation")
     for option in ("csv", "picture"):
-        _check_new(f"--{option}", cli.config[option])
-    predictions = [_read(path, cli.datamodule) for name in cli.config.images for path in _files(Path(name))]
-    good = [prediction for prediction in predictions if not prediction.error]
-    for prediction in predictions:
-        if prediction.error:
-            print(f"error: {_printable(prediction.path)}: {prediction.error}", file=sys.stderr)
+        _check_new(f"--{option}", config[option])
+    files = [path for name in config.images for path in _files(Path(name))]
+    read = {path: _read(path, preparation) for path in files}
+    good = [picture for picture in map(read.get, files) if isinstance(picture, Picture)]
+    for path in files:
+        if isinstance(error := read[path], UsageError):
+            print(f"error: {_printable(path)}: {error}", file=sys.stderr)
     if not good:
-        exit_with("none of the pictures could be used")
-    _classify(cli, good)
+        exit_with("none of the pictures could be read")
+    predictions = _classify(cli, good)
     class_names = cli.datamodule.class_names
-    _print_table(good, class_names)
+    _print_table(good, predictions, class_names)
     try:
-        if cli.config.csv:
-            _write_csv(Path(cli.config.csv), predictions, class_names)
-        if cli.config.picture:
-            _draw(good[:MOST_SHOWN], class_names).save(cli.config.picture)
+        if config.csv:
+            by_path = {picture.path: prediction for picture, prediction in zip(good, predictions, strict=True)}
+            _write_csv(Path(config.csv), files, by_path, read, class_names)
+        if config.picture:
+            _draw(good[:MOST_SHOWN], predictions).save(config.picture)
     except OSError as error:
         raise UsageError(f"cannot write ({error}): change --csv or --picture") from error
-    if cli.config.picture and len(good) > MOST_SHOWN:
-        print(f"{cli.config.picture} shows the first {MOST_SHOWN} of {len(good):,} pictures.")
-    if len(good) < len(predictions):
+    if config.picture and len(good) > MOST_SHOWN:
+        print(f"{config.picture} shows the first {MOST_SHOWN} of {len(good):,} pictures.")
+    if len(good) < len(files):
         sys.exit(1)
 
 
@@ -94,7 +142,7 @@ def _check_new(option: str, name: str | None) -> None:
         return
     path = Path(name)
     if path.exists():
-        raise UsageError(f"{option} {name} is there already: name a file that is not, or move that one away")
+        raise UsageError(f"{option} {name} exists: name a new file, or move that one away")
     if not path.parent.is_dir():
         raise UsageError(f"{option} {name}: there is no folder {path.parent}")
     if option == "--picture" and path.suffix.lower() not in SUFFIXES:
@@ -102,7 +150,7 @@ def _check_new(option: str, name: str | None) -> None:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """A file that was named, or the pictures in a folder and in the folders in it."""
+    """A file that was named, or the pictures in a folder and its subfolders."""
     unreadable: list[OSError] = []
     found = [
         Path(folder, name)
@@ -114,70 +162,75 @@ def _files(path: Path) -> Iterator[Path]:
     yield from found or [path]
 
 
-def _read(path: Path, data: ImageDataModule) -> Prediction:
+def _read(path: Path, preparation: Preparation) -> Picture | UsageError:
     try:
         photo = read_photo(path)
-        image = data.preparation(photo)
+        image = preparation(photo)
     except UsageError as error:
-        return Prediction(path, error=str(error))
+        return error
     photo = photo.convert("RGB")
     photo.thumbnail((SIDE, SIDE))
     small = Image.new("RGB", (SIDE, SIDE), pictures.PAPER)
     small.paste(photo, ((SIDE - photo.width) // 2, (SIDE - photo.height) // 2))
-    return Prediction(path, photo=np.asarray(small), image=image)
+    return Picture(path, np.asarray(small), image)
 
 
-def _classify(cli: PredictCLI, predictions: Sequence[Prediction]) -> None:
-    data = cli.datamodule
-    images = data.padded(torch.stack([prediction.image for prediction in predictions]))
+def _classify(cli: PredictCLI, good: Sequence[Picture]) -> list[Prediction]:
+    data, names = cli.datamodule, cli.datamodule.class_names
+    images = data.padded(torch.stack([picture.image for picture in good]))
     loader = TensorLoader(images, torch.zeros(len(images), dtype=torch.int64), data.batch_size, data.normalize)
-    with ctrl_c_as_usual(cli.trainer):
+    with keyboard_interrupt(cli.trainer):
         batches = cli.trainer.predict(cli.model, loader, ckpt_path=cli.ckpt_path, weights_only=True)
-    for prediction, probabilities in zip(predictions, torch.cat(batches).float(), strict=True):
-        if not probabilities.isfinite().all():
-            raise UsageError(
-                f"the network in {relative_path(cli.ckpt_path)} gives NaN: its training has diverged, "
-                "name another checkpoint with --ckpt_path"
-            )
-        prediction.probabilities = probabilities
+    probabilities = torch.cat([torch.as_tensor(batch) for batch in batches or []]).float()
+    if not probabilities.isfinite().all():
+        raise UsageError(
+            f"the network in {relative_path(cli.checkpoint_path)} gives NaN: its training has diverged, name another "
+            "checkpoint with --ckpt_path"
+        )
+    best = [part.tolist() for part in probabilities.topk(2)]
+    return [
+        Prediction(row.tolist(), names[first], probability, names[second], other)
+        for row, (probability, other), (first, second) in zip(probabilities, *best, strict=True)
+    ]
 
 
-def _print_table(predictions: Sequence[Prediction], class_names: Sequence[str]) -> None:
-    files = [_printable(relative_path(prediction.path)) for prediction in predictions]
+def _print_table(good: Sequence[Picture], predictions: Sequence[Prediction], class_names: Sequence[str]) -> None:
+    files = [_printable(relative_path(picture.path)) for picture in good]
     width, name_width = max(map(len, [*files, "file"])), max(map(len, [*class_names, "class"]))
     print(f"{'file':<{width}}  {'class':<{name_width}}  probability  second guess")
-    for file, prediction in zip(files, predictions, strict=True):
-        name, probability, second, other = prediction.guesses(class_names)
-        flag = "  unsure" if probability < UNSURE else ""
-        print(
-            f"{file:<{width}}  {name:<{name_width}}  {probability:>11.1%}  {second:<{name_width}} {other:>6.1%}{flag}"
-        )
+    for file, one in zip(files, predictions, strict=True):
+        second = f"{one.second:<{name_width}} {one.other:>6.1%}"
+        flag = "  unsure" if one.is_unsure else ""
+        print(f"{file:<{width}}  {one.first:<{name_width}}  {one.probability:>11.1%}  {second}{flag}")
 
 
-def _write_csv(path: Path, predictions: Sequence[Prediction], class_names: Sequence[str]) -> None:
-    """A row for each file; those that could not be used have an error, and no class."""
+def _write_csv(
+    path: Path,
+    files: Sequence[Path],
+    predictions: dict[Path, Prediction],
+    read: dict[Path, Picture | UsageError],
+    class_names: Sequence[str],
+) -> None:
+    """Write a row for each file; those that could not be read have an error and no class."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         columns = ("file", "class", "probability", "second_class", "second_probability", "unsure", "error")
         table.writerow([*columns, *(f"p({name})" for name in class_names)])
-        for prediction in predictions:
-            row = [_printable(prediction.path)]
-            if prediction.error:
-                row += ["", "", "", "", "", prediction.error]
+        for path in files:
+            if one := predictions.get(path):
+                guesses = [one.first, one.probability, one.second, one.other, int(one.is_unsure), ""]
+                table.writerow([_printable(path), *guesses, *one.probabilities])
             else:
-                guesses = prediction.guesses(class_names)
-                row += [*guesses, int(guesses[1] < UNSURE), "", *prediction.probabilities.tolist()]
-            table.writerow(row)
+                table.writerow([_printable(path), "", "", "", "", "", str(read[path])])
 
 
-def _draw(predictions: Sequence[Prediction], class_names: Sequence[str]) -> Image.Image:
-    """Every picture beside what the network sees of it."""
+def _draw(good: Sequence[Picture], predictions: Sequence[Prediction]) -> Image.Image:
+    """Draw every picture next to what the network sees."""
     both, captions = [], []
-    for prediction in predictions:
-        seen = prediction.image[0].numpy().repeat(SIDE // 28, axis=0).repeat(SIDE // 28, axis=1)
-        both.append(np.concatenate([prediction.photo, seen[..., None].repeat(3, axis=2)], axis=1))
-        name, probability, *_ = prediction.guesses(class_names)
-        captions.append(f"{_printable(prediction.path.name)[:28]}\n{name} {probability:.0%}")
+    for picture, one in zip(good, predictions, strict=False):
+        seen = picture.image[0].numpy().repeat(SIDE // 28, axis=0).repeat(SIDE // 28, axis=1)
+        both.append(np.concatenate([picture.photo, seen[..., None].repeat(3, axis=2)], axis=1))
+        captions.append(f"{_printable(picture.path.name)[:28]}\n{one.first} {one.probability:.0%}")
     return pictures.grid(np.stack(both), captions, columns=4, tile=2 * SIDE + 12)
 
 

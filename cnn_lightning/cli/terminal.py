@@ -1,4 +1,4 @@
-"""What the commands print, and how: on rank 0, with short paths, without warnings that concern nobody."""
+"""What the commands print: on rank 0, with short paths, without warnings that concern nobody."""
 
 import logging
 import os
@@ -15,8 +15,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 print_rank_zero = rank_zero_only(print)
 
 
+def is_rank_zero() -> bool:
+    """Whether this process has rank 0."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def device_name(trainer: Trainer) -> str:
-    """The device, and how many processes there are, for people."""
+    """Describe the device and the number of processes, like "cpu (2 threads)"."""
     device = trainer.strategy.root_device
     names = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: f"{torch.get_num_threads()} threads"}
     name = f" ({names[device.type](device)})" if device.type in names else ""
@@ -24,7 +29,7 @@ def device_name(trainer: Trainer) -> str:
 
 
 def processor_name() -> str:
-    """The processor's name; Linux knows a better one than Python."""
+    """Name the processor; Linux knows a better name than Python."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -32,31 +37,36 @@ def processor_name() -> str:
 
 
 def program(name: str) -> str:
-    """A program of this Python's environment, as it can be typed here."""
+    """Return the path of a program of this Python's environment."""
     return relative_path(Path(sys.executable).with_name(name))
 
 
+def command_words(name: str) -> list[str]:
+    """Return how a command was called: as a script, as ``python -m cnn_lightning``, or as ``cnn-lightning``."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return [program("python"), "-m", "cnn_lightning", name]
+    return [program("python"), relative_path(called)] if called.suffix == ".py" else [relative_path(called), name]
+
+
 def relative_path(path: str | Path) -> str:
-    """A path as short as it can be typed here."""
+    """Shorten a path to one relative to the current folder, if it lies in there."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def silence_known_warnings() -> None:
-    """Silence what users can do nothing about, what is not so here, and what the commands say themselves.
-
-    Nor does a letter that cannot be shown stop a command.
-    """
+    """Silence warnings that users cannot act on, that do not hold here, or that the commands print themselves."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # the name of a file may have letters that a terminal has not
+        sys.stdout.reconfigure(errors="replace")  # a file name may have letters that a terminal cannot show
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _report_thread
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls that lightning 2.6 makes
     for message in (
         "`isinstance.treespec, LeafSpec.` is deprecated",  # another of these calls
-        "Checkpoint directory .* exists and is not empty",  # a run goes on
+        "Checkpoint directory .* exists and is not empty",  # of a resumed run
         "The number of training batches .* is smaller",  # every epoch ends with a point of the curves
-        "You requested to overfit but enabled",  # it is not shuffled then
+        "You requested to overfit but enabled",  # shuffling is off then
         "Precision .* is not supported by the model summary",  # LayerTable shows no sizes in MB
         "Be aware that when using `ckpt_path`, callbacks",  # evaluate needs no callbacks of fit
     ):
@@ -71,6 +81,6 @@ def silence_known_warnings() -> None:
 
 
 def _report_thread(ended: threading.ExceptHookArgs) -> None:
-    """Leave it to the main thread to say what TensorBoard's thread could not write: there it is raised again."""
+    """Report an exception of a thread, except what TensorBoard could not write: the main thread raises that, too."""
     if not isinstance(ended.exc_value, OSError):
         threading.__excepthook__(ended)

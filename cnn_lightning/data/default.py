@@ -9,20 +9,17 @@ from cnn_lightning.errors import UsageError
 
 
 class MNISTOrDigits(MNIST):
-    """MNIST if it is on disk or can be downloaded, otherwise Digits: what is used where no dataset is named.
+    """MNIST if it is on disk or can be downloaded, otherwise Digits: the default where no dataset is named.
 
-    The commands replace it by the one it stands for, see ``choose``.
+    The commands replace it by the dataset that ``choose`` returns.
     """
 
     @staticmethod
     def choose(**settings: Any) -> tuple[type[ImageDataModule], str]:
-        """Choose the dataset, and download it if need be.
+        """Return MNIST, downloaded if necessary, and "", or Digits and why it is not MNIST.
 
         Args:
-            settings: The arguments of ImageDataModule.
-
-        Returns:
-            MNIST or Digits, and why it is not MNIST ("" if it is).
+            settings: Arguments of ImageDataModule.
         """
         mnist = MNIST(**settings)
         try:

@@ -1,14 +1,14 @@
 """Downloads that end: with the right data, or with an error that says what each server answered.
 
-Our own, because torchvision waits for ever for a server that sends nothing, or a byte now and then, and takes what a
-server answers for the file if it has the right name; no library we know gives up a server for being slow.
+Custom because pooch 1.9 knows one URL a file, retries a 404, checks the archive and not its content, and waits without
+end for a server that sends a byte now and then. torchvision 0.29 has no time-outs and no checksums of unpacked files.
 """
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
+from socket import gaierror
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -16,95 +16,84 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 TIMEOUT = 10.0  # seconds without an answer
-GRACE = 15.0  # seconds, after which a server has to have sent
+GRACE = 15.0  # seconds before the speed counts
 LEAST_SPEED = 10_000  # bytes a second on average
 MOST_BYTES = 2**26  # of a file
-ROUNDS = 2  # times that servers are asked which had trouble that may pass
+ROUNDS = 2  # attempts at servers whose trouble may pass
 PAUSE = 1.0  # seconds between them
 
 
 class DownloadError(Exception):
-    """No server sent the right data; says in one line what each did."""
+    """A server did not send the right data, or none did; the message says in one line what each answered."""
+
+    def __init__(self, answer: str, is_final: bool = False) -> None:
+        super().__init__(answer)
+        self.is_final = is_final  # asking again is useless
 
 
-def download(urls: Sequence[str], is_right: Callable[[bytes], bool]) -> bytes:
-    """Download a file from the first of some servers that sends the right data.
+def download(urls: Sequence[str], unpack: Callable[[bytes], bytes | None]) -> tuple[bytes, bytes]:
+    """Download a file from the first server that sends the right data.
 
     Args:
-        urls: The file on each of them.
-        is_right: Tells whether it is the right data.
+        urls: The file on each server.
+        unpack: Unpacks what a server sent; returns None if it is not the right data.
+
+    Returns:
+        What the server sent, and what ``unpack`` returned for it.
 
     Raises:
-        DownloadError: None did.
+        DownloadError: No server sent the right data.
     """
-    answers = {}
-    ask = list(urls)
+    answers, pending = {}, list(urls)
     for attempt in range(ROUNDS):
         time.sleep(PAUSE if attempt else 0)
-        for url in list(ask):
-            reader = _Reader(url)
-            content, answers[url] = reader.content, reader.answer
-            if content is not None and is_right(content):
-                return content
-            if content is not None:
-                answers[url] = f"sent {len(content):,} bytes of something else"
-            elif reader.is_final:
-                ask.remove(url)
+        for url in list(pending):
+            try:
+                packed = _fetch(url)
+                if (content := unpack(packed)) is not None:
+                    return packed, content
+                answers[url] = f"sent {len(packed):,} bytes of something else"
+            except DownloadError as error:
+                answers[url] = str(error)
+                if error.is_final:
+                    pending.remove(url)
     raise DownloadError("; ".join(f"{urlsplit(url).netloc}: {answer}" for url, answer in answers.items()))
 
 
-class _Reader:
-    """Reads what a server sends, in a thread: waiting for it cannot be interrupted in all cases, as for its address.
+def _fetch(url: str) -> bytes:
+    """Fetch a URL in a thread, because looking up an address and reading headers cannot be interrupted."""
+    received, failures, given_up = bytearray(), list[DownloadError](), threading.Event()
 
-    Attributes:
-        content: All of it; None if it failed.
-        answer: Why it failed.
-        is_final: Whether it is no use to ask again.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.content: bytes | None = None
-        self.answer = ""
-        self.is_final = False
-        self._given_up = False
-        self._received = bytearray()
-        self._total: int | None = None
-        thread = threading.Thread(target=self._read, args=(url,), daemon=True)
-        thread.start()
-        self._wait(thread, url.rpartition("/")[2])
-
-    def _wait(self, thread: threading.Thread, name: str) -> None:
-        began = time.monotonic()
-        with tqdm(desc=name, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-            while thread.is_alive():
-                thread.join(0.1)
-                bar.total = self._total
-                bar.update(len(self._received) - bar.n)
-                seconds = time.monotonic() - began
-                if seconds > GRACE and len(self._received) < LEAST_SPEED * seconds:
-                    self.content, self._given_up = None, True
-                    self.answer = f"too slow, {len(self._received):,} bytes in {seconds:.0f} s"
-                    return
-
-    def _read(self, url: str) -> None:
+    def read() -> None:
         try:
             with urlopen(Request(url, headers={"User-Agent": "cnn_lightning"}), timeout=TIMEOUT) as response:
-                self._total = response.length
-                while not self._given_up and len(self._received) <= MOST_BYTES and (part := response.read1(65536)):
-                    self._received += part
-            if self._given_up:
-                return
-            if len(self._received) > MOST_BYTES:
-                self.answer = f"sends more than {MOST_BYTES:,} bytes"
-            elif self._total is not None and len(self._received) < self._total:
-                self.answer = f"cut off after {len(self._received):,} of {self._total:,} bytes"
-            else:
-                self.content = bytes(self._received)
+                bar.total = response.length
+                while not given_up.is_set() and (part := response.read1(2**16)):
+                    received.extend(part)
         except HTTPError as error:
-            self.answer = f"{error.code} {error.reason}"
-            self.is_final = error.code < 500 and error.code not in (408, 429)  # which ask to try again
+            passes = error.code >= 500 or error.code in (408, 429)
+            failures.append(DownloadError(f"{error.code} {error.reason}", is_final=not passes))
         except URLError as error:
-            self.answer = str(error.reason)
-            self.is_final = isinstance(error.reason, socket.gaierror | ConnectionRefusedError | TimeoutError)
+            no_server = isinstance(error.reason, gaierror | ConnectionRefusedError | TimeoutError)
+            failures.append(DownloadError(str(error.reason), is_final=no_server))
         except (OSError, HTTPException, ValueError) as error:
-            self.answer = str(error) or type(error).__name__
+            failures.append(DownloadError(str(error) or type(error).__name__))
+
+    with tqdm(desc=url.rpartition("/")[2], unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        start = time.monotonic()
+        while thread.is_alive():
+            size, seconds = len(received), time.monotonic() - start
+            is_slow = seconds > GRACE and size < LEAST_SPEED * seconds
+            if is_slow or size > MOST_BYTES:
+                given_up.set()
+                slow = f"too slow, {size:,} bytes in {seconds:.0f} s"
+                raise DownloadError(slow if is_slow else f"sends more than {MOST_BYTES:,} bytes")
+            bar.update(size - bar.n)
+            thread.join(0.1)
+    if failures:
+        raise failures[0]
+    if bar.total is not None and len(received) < bar.total:
+        raise DownloadError(f"cut off after {len(received):,} of {bar.total:,} bytes")
+    return bytes(received)

@@ -24,5 +24,4 @@ class FashionMNIST(IDXDataModule):
     )  # fmt: skip
     can_flip = True
     preparation = Preparation(box=28, centre_by_mass=False, strokes=False)
-    # Computed from the 60,000 training images; a test computes them again.
-    MEAN, STD = 0.2860, 0.3530
+    MEAN, STD = 0.2860, 0.3530  # of the 60,000 training images; a test recomputes them

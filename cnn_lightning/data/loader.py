@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,100 +12,73 @@ from torch import Tensor
 from cnn_lightning.data.augment import Augment
 from cnn_lightning.errors import UsageError
 
-# The label of an image that counts for nothing; cross-entropy leaves it out.
-IGNORED = -100
+IGNORED = -100  # label of an image that does not count; cross-entropy skips it
 
 
+@dataclass
 class EpochSampler:
-    """The order of the images in an epoch, a function of the seed and the epoch alone.
+    """Order of the images in an epoch, which depends on seed and epoch alone.
 
-    So a resumed run sees the same images in the same order, and every process knows the order of all.
-
-    Args:
-        size: Number of images.
-        seed: Seed of the order; None keeps the order of the dataset in every epoch.
+    A resumed run therefore sees the same order, and every process knows the order of all.
     """
 
-    def __init__(self, size: int, seed: int | None = None) -> None:
-        self.size = size
-        self.seed = seed
-        self.epoch = 0
+    size: int
+    seed: int | None = None  # None keeps the order of the dataset
+    epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls this before each one."""
+        """Set the epoch. Lightning calls this before each one."""
         self.epoch = epoch
 
     def order(self) -> Tensor:
-        """(size,) int64: the indices of all images, each once."""
+        """Return the (size,) int64 indices of all images."""
         if self.seed is None:
             return torch.arange(self.size)
         # numpy mixes the two numbers; seeding torch with their sum would give seed 1 the orders of seed 0 again.
         return torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(self.size))
 
     def draws(self, augment: Augment) -> list[Tensor]:
-        """(size, K) numbers for each change: what becomes of each image of the order. Needs a seed."""
+        """Return the (size, K) random numbers of each change, in the order of the epoch."""
+        assert self.seed is not None, "augmentation needs a seed"
         return augment.draw(self.size, np.random.default_rng((self.seed, self.epoch, 1)))
 
 
+@dataclass(eq=False)
 class TensorLoader:
-    """Cuts images and labels into batches, each by one indexing operation, on the device where they lie.
+    """Indexes batches out of images and labels, on their device.
 
-    Our own, because torch's DataLoader fetches image by image, which takes longer than training on them, and cannot
-    go on in the middle of an epoch.
+    Custom because torch's DataLoader collects image by image, which takes longer than training on them, and cannot
+    resume in the middle of an epoch.
 
-    Several processes share the images, each taking every ``world_size``-th of the order, so that together their
-    batches are those of one process with batches of ``batch_size * world_size``.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        labels: (N,) int64.
-        batch_size: Images in a batch of one process.
-        transform: From (B, C, H, W) uint8 to what the network takes.
-        shuffle_seed: Seed of the order, which changes every epoch; None keeps the order of the dataset.
-        augment: Changes the images at random, anew every epoch; None leaves them as they are. Needs a shuffle_seed.
-        drop_last: Leave out the last batch of an epoch if it is not full, in all processes together.
-        even: Give all processes equally many images, because training steps wait for each other: where one is
-            missing, the last image of a process is one that counts for nothing, with the label IGNORED.
-        rank: Number of this process.
-        world_size: Number of processes.
-
-    Attributes:
-        sampler: The order of the images. Lightning sets its epoch.
-        batch_sampler: None; Lightning asks for it where there is a sampler.
+    With several processes, each takes every ``world_size``-th image of the order. Together, their batches are those of
+    one process with batches of ``batch_size * world_size``.
     """
 
-    batch_sampler = None
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+    batch_size: int  # of one process
+    transform: Callable[[Tensor], Tensor]  # maps (B, C, H, W) uint8 to the network's input
+    shuffle_seed: int | None = None  # of the order, new in every epoch; None keeps the order of the dataset
+    augment: Augment | None = None  # random changes, new in every epoch; they need a shuffle_seed
+    drop_last: bool = False  # skip the last batch of an epoch if it is not full, in all processes together
+    # Training steps wait for each other: give all processes the same number of images. Where one is missing, the last
+    # image of a process gets the label IGNORED.
+    even: bool = False
+    rank: int = 0
+    world_size: int = 1
+    batch_sampler = None  # Lightning reads it, and sets the epoch of the sampler
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        transform: Callable[[Tensor], Tensor],
-        shuffle_seed: int | None = None,
-        augment: Augment | None = None,
-        drop_last: bool = False,
-        even: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.images = images
-        self.labels = labels
-        self.batch_size = batch_size
-        self.transform = transform
-        self.augment = augment
-        self.sampler = EpochSampler(len(labels), shuffle_seed)
-        self.world_size = world_size
-        self.share = slice(rank, None, world_size)
-        self.missing = -len(labels) % world_size if even else 0
-        self.is_padded = rank >= world_size - self.missing
-        share = len(range(rank, len(labels) + self.missing, world_size))
-        if drop_last:
-            self.num_batches = len(labels) // (batch_size * world_size)
-        else:
-            self.num_batches = math.ceil(share / batch_size)
-        self._given = (0, 0)  # the epoch, and how many of its batches were given out
-        self._begun: dict[str, int | None] = {}  # the state of the run that goes on
+    def __post_init__(self) -> None:
+        size = len(self.labels)
+        self.sampler = EpochSampler(size, self.shuffle_seed)
+        self.share = slice(self.rank, None, self.world_size)
+        self.missing = -size % self.world_size if self.even else 0
+        self.is_padded = self.rank >= self.world_size - self.missing
+        share = len(range(self.rank, size + self.missing, self.world_size))
+        all_full = size // (self.batch_size * self.world_size)
+        self.num_batches = all_full if self.drop_last else math.ceil(share / self.batch_size)
+        self._yielded = (0, 0)  # epoch, number of its batches
+        self._resume_position: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return self.num_batches
@@ -112,7 +87,7 @@ class TensorLoader:
         """Yield (B, C, H, W) float images and (B,) int64 labels.
 
         Raises:
-            UsageError: The epoch was begun by another number of processes.
+            UsageError: The epoch to resume was started with another number of processes.
         """
         order = self._own(self.sampler.order())
         draws = [self._own(drawn) for drawn in self.sampler.draws(self.augment)] if self.augment else []
@@ -124,29 +99,27 @@ class TensorLoader:
                 labels[-1] = IGNORED
             if self.augment:
                 images = self.augment(images, [drawn[part] for drawn in draws])
-            self._given = (self.sampler.epoch, number + 1)
+            self._yielded = (self.sampler.epoch, number + 1)
             yield self.transform(images), labels
 
-    def state_dict(self) -> dict[str, int | None]:
-        """Where it is, for checkpoints."""
-        epoch, given = self._given
-        return {"seed": self.sampler.seed, "epoch": epoch, "batches": given, "world_size": self.world_size}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the epoch, for checkpoints: "seed", "epoch", "batches" and "world_size"."""
+        epoch, batches = self._yielded
+        return {"seed": self.sampler.seed, "epoch": epoch, "batches": batches, "world_size": self.world_size}
 
-    def load_state_dict(self, state: dict[str, int | None]) -> None:
-        """Go on in the middle of an epoch, if it is that epoch which comes next."""
-        self._begun = state
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Start the next epoch at a saved position, if it is in that epoch."""
+        self._resume_position = state
 
     def _first_batch(self) -> int:
-        begun, self._begun = self._begun, {}
-        if begun.get("epoch") != self.sampler.epoch:
+        position, self._resume_position = self._resume_position, {}
+        if position.get("epoch") != self.sampler.epoch:
             return 0
-        if begun["world_size"] != self.world_size:
-            raise UsageError(
-                f"the epoch was begun by {begun['world_size']} processes, here there are {self.world_size}: change "
-                "--trainer.devices or --trainer.num_nodes"
-            )
-        return begun["batches"]
+        if (started := position["world_size"]) != self.world_size:
+            message = f"the epoch was started with {started} processes, now there are {self.world_size}"
+            raise UsageError(message, "devices")
+        return position["batches"]
 
     def _own(self, of_all: Tensor) -> Tensor:
-        """What of an epoch's order, or of what belongs to it, is for this process."""
+        """Return this process's share of an epoch's order or random numbers."""
         return torch.cat([of_all, of_all[: self.missing]])[self.share].to(self.images.device)

@@ -21,5 +21,4 @@ class MNIST(IDXDataModule):
     }
     class_names = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     preparation = Preparation(box=20, centre_by_mass=True, strokes=True)
-    # Computed from the 60,000 training images; a test computes them again.
-    MEAN, STD = 0.1307, 0.3081
+    MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images; a test recomputes them

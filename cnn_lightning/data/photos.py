@@ -1,12 +1,14 @@
-"""Users' own pictures, prepared as the images of a dataset were.
+"""Preparation of users' own pictures, so that they look like the images of a dataset.
 
-A network knows only what it was shown: an MNIST digit is white on black, 20 pixels in its longest side, its centre of
-mass in the middle. A photo that is merely squeezed to 28×28 is none of this, and is classified at random.
+A network expects what it was trained on: an MNIST digit is white on black, its longest side 20 pixels, its centre of
+mass in the centre. A photo that is only resized to 28×28 is unlike that, and is classified at random.
 """
 
 import math
 import stat
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,41 +22,37 @@ from torch.nn.functional import interpolate
 from cnn_lightning.errors import UsageError
 
 SIZE = 28  # side of a prepared picture
-LARGEST = 1000  # side of a photo as it is read; more would only take time and memory
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # not all that Pillow knows: EPS would start a program
-SAME = 24.0  # greatest distance, of 255, between colours that may be one colour
-FAINT = 0.4  # share of the greatest ink up to which what a photo shows is a shadow, or the squares of the paper
-RIM = 0.15  # share of the greatest ink at which the smeared rim of an enlarged stroke becomes stroke
+LARGEST = 1000  # side to which a photo is reduced when it is read, which saves time and memory
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # not all that Pillow reads: EPS starts a program
+SAME = 24.0  # largest distance, of 255, between colours that count as one colour
+FAINT = 0.4  # share of the strongest ink up to which ink in a photo is a shadow or squared paper
+RIM = 0.15  # share of the strongest ink at which the blurred edge of an enlarged stroke becomes stroke
 SPECK = 0.01  # share of the ink of the largest piece below which a piece is dirt
+# What Pillow raises for a damaged file, depending on where it notices the damage.
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError)
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How the pictures of a dataset were made, so that others can be made like them.
+    """How the images of a dataset were made, applied to other pictures.
 
-    Sources: for MNIST, "size normalized to fit in a 20x20 pixel box while preserving their aspect ratio", then moved
-    so that the centre of mass is in the middle of 28×28 (LeCun et al. 1998); for Fashion-MNIST, trimmed, the longest
-    edge resized to 28, the shortest extended to 28, negated (Xiao et al. 2017, arXiv 1708.07747, section 2).
-
-    Args:
-        box: Side of the box in pixels into which the object is scaled.
-        centre_by_mass: Move the object's centre of mass to the middle, instead of the middle of its outline.
-        strokes: The object is drawn with a pen, all of it about as dark.
-        cells: Count the ink in so many by so many cells, and enlarge these to 28×28. Default: no cells.
+    Source: for MNIST, "size normalized to fit in a 20x20 pixel box while preserving their aspect ratio", then shifted
+    so that the centre of mass is in the centre of 28×28 (LeCun et al. 1998); for Fashion-MNIST, trimmed, longest edge
+    resized to 28, shortest edge extended to 28, negated (Xiao et al. 2017, arXiv 1708.07747, section 2).
     """
 
-    box: int
-    centre_by_mass: bool
-    strokes: bool
-    cells: int | None = None
+    box: int  # side in pixels of the box that the object is scaled to fit
+    centre_by_mass: bool  # centre the object's centre of mass instead of its bounding box
+    strokes: bool  # the object is drawn with a pen, so that all of it is about equally dark
+    cells: int | None = None  # average the ink in cells × cells, then enlarge them to 28×28
 
     def __call__(self, photo: Image.Image) -> Tensor:
         """Prepare one picture.
 
         Args:
-            photo: Mode "L" or "RGB", an object before a background, either of them the darker.
+            photo: Mode "L" or "RGB": an object on a background that is darker or lighter.
 
         Returns:
             (1, 28, 28) uint8, a bright object on black.
@@ -64,59 +62,45 @@ class Preparation:
         """
         ink = without_specks(ink_on_background(np.asarray(photo, np.float32), self.strokes))
         top, left, bottom, right = outline(ink, 0)
-        # In an image of the dataset's own size faint rims count too; nor is it scaled, which would blur it.
+        # An image of the dataset's own size is not scaled, which would blur it, and its faint edges count too.
         scale = 1.0
         if abs(max(bottom - top, right - left) - self.box) > 1:
             top, left, bottom, right = outline(ink, RIM * ink.max())
             scale = self.box / max(bottom - top, right - left)
         if self.centre_by_mass:
-            # MNIST counts in whole pixels: its centres of mass are on average half a pixel below and right of 14.
-            row, column = (point - 0.5 / scale for point in centre_of_mass(ink))
+            # MNIST rounds to whole pixels: its centres of mass are on average half a pixel below and right of 14.
+            row, column = (
+                (ink.sum(1 - axis) @ np.arange(0.5, ink.shape[axis])) / ink.sum() - 0.5 / scale for axis in (0, 1)
+            )
         elif scale == 1 and ink.shape == (SIZE, SIZE):
-            row, column = SIZE / 2, SIZE / 2  # the dataset's own are not all centred to the pixel: they stay
+            row, column = SIZE / 2, SIZE / 2  # the dataset's own images, not all exactly centred, stay as they are
         else:
             row, column = (top + bottom) / 2, (left + right) / 2
         image = window(ink, row, column, scale)
         if self.cells and scale != 1:
-            image = in_cells(image, self.cells)
+            small = Image.fromarray(image).resize((self.cells, self.cells), Image.Resampling.BICUBIC)
+            image = interpolate(torch.from_numpy(np.array(small))[None, None], SIZE, mode="bilinear")[0, 0].numpy()
         image *= 255 / image.max()  # the brightest ink is white, as in all three datasets
         return torch.from_numpy(image.clip(0, 255).round().astype(np.uint8))[None]
 
 
 def ink_on_background(pixels: Array, strokes: bool) -> Array:
-    """Tell the object from the background: 0 for background, else how far the colour is from it, up to 255.
-
-    Args:
-        pixels: (H, W) or (H, W, 3) in [0, 255].
-        strokes: In a photo, count as background what is much fainter than the rest.
-
-    Returns:
-        (H, W) float32.
-
-    Raises:
-        UsageError: There is nothing but background.
-    """
+    """Return the distance of (H, W) or (H, W, 3) pixels from the background's colour, (H, W); 0 for background."""
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     ink = np.sqrt(np.square(pixels - background(pixels)).mean(2))
-    # Grain of the paper, and what JPEG adds. The median is 0 in a drawn picture: its faintest grey is ink.
+    # Grain of the paper and JPEG noise. In a drawn picture the median is 0, and its faintest grey is ink.
     faint = ink[ink < SAME]
     noise = 6 * np.median(faint) if faint.size else 0
     if ink.max() < max(SAME, 2 * noise):
         raise UsageError("nothing but background: expected an object that is clearly darker or lighter")
-    if strokes and noise and max(ink.shape) >= 4 * SIZE:  # in smaller pictures the rims of strokes are as faint
+    # In a photo of strokes, faint ink is background too; in smaller pictures the edges of strokes are as faint.
+    if strokes and noise and max(ink.shape) >= 4 * SIZE:
         return (ink - max(noise, FAINT * ink.max())).clip(0)
     return np.where(ink > noise, ink, 0)
 
 
 def background(pixels: Array) -> Array:
-    """Colour of the background: one for a drawn picture, for a photo one for each pixel, since light falls unevenly.
-
-    Args:
-        pixels: (H, W, C).
-
-    Returns:
-        Of a shape that broadcasts against ``pixels``.
-    """
+    """Background colour of (H, W, C) pixels: (C,) for a drawn picture, (H, W, C) for a photo with uneven light."""
     height, width, _ = pixels.shape
     frame = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = commonest(frame)
@@ -126,7 +110,7 @@ def background(pixels: Array) -> Array:
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=2).astype(np.float32)
     step = math.ceil(max(height, width) / 100)
     some, some_terms = (array[::step, ::step].reshape(-1, array.shape[2]) for array in (pixels, terms))
-    # From the common colour outwards: a plane first, then a curved surface, each through what lies near the last.
+    # Fit a plane, then a curved surface, each to the pixels near the previous fit, starting at the common colour.
     surface = np.broadcast_to(colour, some.shape)
     for size in (3,) * 8 + (6,) * 8:
         near = np.abs(some - surface).max(1) < SAME
@@ -138,15 +122,15 @@ def background(pixels: Array) -> Array:
 
 
 def commonest(colours: Array) -> Array:
-    """The colour with the most others near it: (N, C) to (C,). The mean of the border would mix in the object's."""
+    """(C,) colour with the most similar ones in (N, C). The mean would mix the object's colour in."""
     some = colours[:: math.ceil(len(colours) / 400)]
     near = np.abs(some[:, None] - some).max(2) < SAME
     return np.median(some[near[near.sum(1).argmax()]], axis=0)
 
 
 def without_specks(ink: Array) -> Array:
-    """Remove from (H, W) ink the pieces that are tiny next to the largest."""
-    from scipy import ndimage  # here, not above, so that only who prepares pictures waits for SciPy
+    """Remove the pieces of (H, W) ink that are tiny compared with the largest."""
+    from scipy import ndimage  # imported here because only preparing pictures needs SciPy
 
     pieces, count = ndimage.label(ink > 0, structure=np.ones((3, 3)))
     amounts = ndimage.sum_labels(ink, pieces, np.arange(count + 1))
@@ -154,105 +138,85 @@ def without_specks(ink: Array) -> Array:
 
 
 def outline(ink: Array, level: float) -> tuple[int, int, int, int]:
-    """The smallest box around all ink above a level: top, left, bottom, right, the last two exclusive."""
+    """Bounding box of all ink above a level: top, left, bottom, right, the last two exclusive."""
     rows, columns = (np.flatnonzero((ink > level).any(axis)) for axis in (1, 0))
     return rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
 
 
-def centre_of_mass(ink: Array) -> tuple[float, float]:
-    """Row and column of the centre of mass; the middle of the first pixel is at 0.5."""
-    return tuple((ink.sum(1 - axis) @ np.arange(0.5, ink.shape[axis])) / ink.sum() for axis in (0, 1))
-
-
 def window(ink: Array, row: float, column: float, scale: float) -> Array:
-    """Cut out what becomes 28×28 when scaled, around a point, and scale it with antialiasing."""
+    """Crop around a point what becomes 28×28 when scaled, and scale it with antialiasing."""
     side = SIZE / scale
     top, left = row - side / 2, column - side / 2
-    if scale == 1:  # by whole pixels, for the same reason; a half goes down and right, as in Fashion-MNIST
+    if scale == 1:  # shift by whole pixels, which does not blur; halves go down and right, as in Fashion-MNIST
         top, left = math.ceil(top - 0.5), math.ceil(left - 0.5)
-    pad = math.ceil(side / 2 + 1 / scale) + 1  # as far as the window may reach beyond the picture
+    pad = math.ceil(side / 2 + 1 / scale) + 1  # how far the window may reach beyond the picture
     box = (left + pad, top + pad, left + pad + side, top + pad + side)
     padded = Image.fromarray(np.pad(ink, pad))
     return np.array(padded.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)).clip(0)
-
-
-def in_cells(image: Array, cells: int) -> Array:
-    """Average (28, 28) in cells, then enlarge these as ``Digits`` does."""
-    small = Image.fromarray(image).resize((cells, cells), Image.Resampling.BICUBIC)
-    return interpolate(torch.from_numpy(np.array(small))[None, None], size=SIZE, mode="bilinear")[0, 0].numpy()
 
 
 def read_photo(path: Path) -> Image.Image:
     """Read a picture from a file.
 
     Args:
-        path: A PNG, JPEG, BMP, GIF, WebP or TIFF file. Of several pictures in it the first is taken.
+        path: A PNG, JPEG, BMP, GIF, WebP or TIFF file. If it holds several pictures, the first is used.
 
     Returns:
-        Mode "L" or "RGB", upright, its sides at most 1,000 pixels, what is transparent filled in.
+        Mode "L" or "RGB", upright, at most 1,000 pixels a side, with transparency filled in.
 
     Raises:
-        UsageError: The file cannot be read, or holds no picture. The message does not name it.
+        UsageError: The file cannot be read or is not a picture. The message does not name the file.
     """
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
             raise UsageError("holds no picture that can be read" if path.is_dir() else "is not a file")
         if not status.st_size:
             raise UsageError("is empty")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of oddities that Pillow can deal with, and of pictures it calls large
-            # Given a name, Pillow maps a TIFF into memory, and cuts one that is turned into rows of the wrong length.
+            warnings.simplefilter("ignore")  # oddities that Pillow can handle, and pictures it calls large
+            # Open by file object: by name, Pillow memory-maps a TIFF and cuts a rotated one into rows of wrong length.
             with path.open("rb") as file, Image.open(file, formats=FORMATS) as photo:
-                return _read(photo)
+                return _decode(photo)
     except UsageError:
         raise
     except FileNotFoundError as error:
         raise UsageError("is a broken link" if path.is_symlink() else "does not exist") from error
     except Image.DecompressionBombError as error:
-        most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
-        raise UsageError(f"is too large, expected at most {most:,} million pixels: make it smaller") from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise UsageError(f"is too large, expected at most {most:,} million pixels") from error
     except Image.UnidentifiedImageError as error:
-        raise UsageError(f"is no picture, expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
-    except Exception as error:  # Pillow checks little: a damaged file fails wherever it is noticed first
+        raise UsageError(f"is not a picture, expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
+    except (*DAMAGE, struct.error, zlib.error) as error:
         reason = getattr(error, "strerror", None)  # such as "Permission denied"
         raise UsageError(f"cannot be read: {reason}" if reason else "is damaged") from error
 
 
-def _read(photo: Image.Image) -> Image.Image:
+def _decode(photo: Image.Image) -> Image.Image:
     deep = photo.mode == "F" or photo.mode.startswith("I")
     if photo.mode == "P":
-        photo.thumbnail((4 * LARGEST, 4 * LARGEST))  # drops pixels, for a palette has no colours in between
+        photo.thumbnail((4 * LARGEST, 4 * LARGEST))  # drops pixels, since a palette has no colours in between
     if photo.has_transparency_data and not deep:
         photo = photo.convert("RGBA")
     elif photo.mode in ("1", "P"):
         photo = photo.convert("RGB" if photo.mode == "P" else "L")
-    # A JPEG is decoded at a fraction of its size then. Bicubic would overshoot the white of deep pixels.
-    # Nor can Pillow halve these, which else is its first step.
+    # Lets Pillow decode a JPEG at reduced size. Bicubic would overshoot the white of deep pixels, and Pillow cannot
+    # reduce these in two steps.
     photo.thumbnail((LARGEST, LARGEST), Image.Resampling.BILINEAR, reducing_gap=None if deep else 2.0)
     photo = ImageOps.exif_transpose(photo)
     if deep:
         return Image.fromarray(eight_bits(np.asarray(photo, np.float64)))
-    if photo.mode == "RGBA":
-        return flattened(photo)
+    if photo.mode == "RGBA":  # on black or white, whichever gives more contrast
+        on = [Image.alpha_composite(Image.new("RGBA", photo.size, colour), photo) for colour in ("black", "white")]
+        return max((image.convert("RGB") for image in on), key=lambda image: np.asarray(image).std())
     return photo if photo.mode == "L" else photo.convert("RGB")
 
 
 def eight_bits(pixels: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Bring pixels of more than 8 bits to 0 ... 255. White is not always in the file: it is guessed from the largest.
-
-    Raises:
-        UsageError: Some are no numbers.
-    """
+    """Scale deep pixels to [0, 255]. Not every file says what white is: it is guessed from the largest value."""
     if not np.isfinite(pixels).all():
-        raise UsageError("holds pixels that are no numbers")
+        raise UsageError("holds pixels that are not numbers")
     pixels = pixels - min(0, pixels.min())
     largest = pixels.max()
     white = next((white for white in (1, 255, 65535) if largest <= white), largest)
     return (pixels * (255 / white)).round().astype(np.uint8)
-
-
-def flattened(photo: Image.Image) -> Image.Image:
-    """Put an RGBA picture on black or on white, whichever it stands out from more."""
-    on = [Image.alpha_composite(Image.new("RGBA", photo.size, colour), photo) for colour in ("black", "white")]
-    return max((image.convert("RGB") for image in on), key=lambda image: np.asarray(image).std())

@@ -1,30 +1,33 @@
-"""The contract that every network keeps, the block that several share, and the formula for the size of feature maps."""
+"""The contract of every network, the blocks that several share, and the size of feature maps."""
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from cnn_lightning.errors import UsageError
+
 
 class ConvNet(nn.Module, ABC):
-    """A network for square images: layers that find features, then a head that scores the classes.
+    """A network for square images: layers that extract features, then a head that scores the classes.
 
-    Subclasses build ``features`` and ``head`` in ``__init__``; with them the network is complete. Where an article
-    pools what ReLU gives, they let ReLU have what pooling gives: the same to the bit, from a quarter of the values.
+    Subclasses build ``features`` and ``head`` in ``__init__``. Where an article pools the output of ReLU, these
+    networks apply ReLU after pooling: bit-identical, and a quarter of the work.
 
     Args:
         in_channels: Channels of an image, 1 for grey.
-        num_classes: Number of classes, and so of scores.
-        image_size: Side of an image in pixels.
+        num_classes: Number of classes.
+        image_size: Side of an image in pixels, large enough for the layers.
 
     Attributes:
-        features: (B, in_channels, image_size, image_size) -> (B, channels, side, side), or flat as the head wants it
+        features: (B, in_channels, image_size, image_size) -> (B, channels, side, side) or flat.
         head: (B, channels * side * side) -> (B, num_classes)
-        init_args: The arguments that the network was built with, so that a checkpoint can build it again.
+        init_args: Arguments of ``__init__`` as given; a checkpoint stores them to build the network again.
 
     Raises:
-        ValueError: A number is not positive.
+        UsageError: An argument is out of range.
     """
 
     features: nn.Module
@@ -34,7 +37,7 @@ class ConvNet(nn.Module, ABC):
     def __new__(cls, *args: Any, **kwargs: Any) -> "ConvNet":  # noqa: D102
         net = super().__new__(cls)
         arguments = inspect.signature(cls.__init__).bind_partial(net, *args, **kwargs).arguments
-        # Past nn.Module, which takes attributes only after its __init__.
+        # Through __dict__, because nn.Module accepts attributes only after its own __init__.
         net.__dict__["init_args"] = {name: value for name, value in arguments.items() if value is not net}
         return net
 
@@ -42,110 +45,86 @@ class ConvNet(nn.Module, ABC):
     def __init__(self, in_channels: int, num_classes: int, image_size: int) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, num_classes=num_classes, image_size=image_size)
-        self.in_channels = in_channels
-        self.num_classes = num_classes
-        self.image_size = image_size
+        self.in_channels, self.num_classes, self.image_size = in_channels, num_classes, image_size
 
     def forward(self, images: Tensor) -> Tensor:
-        """Score every class for every image.
-
-        Args:
-            images: (B, in_channels, image_size, image_size) float, normalised as in training.
-
-        Returns:
-            (B, num_classes) float: one score per class, the highest for the predicted one. Cross-entropy and
-            softmax take them as they are.
-        """
+        """Compute logits: (B, in_channels, image_size, image_size) float, normalised -> (B, num_classes) float."""
         return self.head(self.features(images).flatten(1))
 
     def load_pretrained(self) -> None:
-        """Read weights to begin a new training with, where a network has any.
-
-        ``scripts/fit.py`` calls it, unless a run goes on. A checkpoint has the weights of all networks.
+        """Load pre-trained weights, if the network has any; called when a new training starts, not on resume.
 
         Raises:
-            ValueError: They cannot be read.
+            UsageError: The weights cannot be loaded.
         """
 
 
 def conv_block(
-    in_channels: int, out_channels: int, kernel_size: int, *, padding: int = 0, batch_norm: bool = False
+    in_channels: int, out_channels: int, kernel_size: int, padding: int = 0, batch_norm: bool = False
 ) -> list[nn.Module]:
-    """A convolution, batch normalisation where it is asked for, max-pooling and ReLU.
-
-    Args:
-        in_channels: Channels of what comes in.
-        out_channels: Channels of what goes out, at half the side.
-        kernel_size: Side of the convolution's kernels in pixels.
-        padding: Pixels of zeros on every side.
-        batch_norm: Normalise each batch after the convolution.
-    """
-    return [
-        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding),
-        *([nn.BatchNorm2d(out_channels)] if batch_norm else []),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-    ]
+    """Layers of a convolution, optional batch normalisation, 2×2 max-pooling and ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding)
+    return [conv, *([nn.BatchNorm2d(out_channels)] if batch_norm else []), nn.MaxPool2d(2), nn.ReLU()]
 
 
-def check_positive(**settings: int) -> None:
-    """Refuse numbers below 1 as channels, classes, sizes or widths.
+def linear_block(in_features: int, out_features: int, dropout: float = 0.0) -> list[nn.Module]:
+    """Layers of a linear map, ReLU and optional dropout."""
+    return [nn.Linear(in_features, out_features), nn.ReLU(), *dropout_layer(dropout)]
 
-    Raises:
-        ValueError: One is.
-    """
-    for name, value in settings.items():
+
+def conv_groups(in_channels: int, groups: Sequence[Sequence[int]], momentum: float = 0.1) -> list[nn.Module]:
+    """Groups of 3×3 convolutions with batch normalisation and ReLU, and 2×2 max-pooling between the groups."""
+    layers: list[nn.Module] = []
+    for number, group in enumerate(groups, start=1):
+        for position, channels in enumerate(group, start=1):
+            layers.append(nn.Conv2d(in_channels, channels, kernel_size=3, padding=1, bias=False))
+            if position == len(group) and number < len(groups):
+                layers.append(nn.MaxPool2d(2))  # before the other two layers, which then do a quarter of the work
+            layers += [nn.BatchNorm2d(channels, momentum=momentum), nn.ReLU()]
+            in_channels = channels
+    return layers
+
+
+def check_positive(**arguments: int) -> None:
+    """Raise a UsageError for channels, classes, sizes or widths below 1."""
+    for name, value in arguments.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}, expected at least 1: change --model.net.{name}")
+            raise UsageError(f"{name} is {value}, expected at least 1", name)
 
 
-def check_dropout(dropout: float) -> None:
-    """Refuse a share of dropped values that is none.
-
-    Raises:
-        ValueError: It is not in [0, 1).
-    """
+def dropout_layer(dropout: float, kind: type[nn.Module] = nn.Dropout) -> list[nn.Module]:
+    """An optional layer of dropout. Raises a UsageError for a probability outside [0, 1)."""
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}, expected 0 or more and less than 1: change --model.net.dropout")
+        raise UsageError(f"dropout is {dropout}, expected 0 or more and less than 1", "dropout")
+    return [kind(dropout)] if dropout else []
 
 
 def side_after(layers: nn.Module, image_size: int) -> int:
-    """Side of the feature maps when an image has gone through all convolutions and poolings of ``layers``.
+    """Side of the feature maps in pixels after all convolutions and poolings of ``layers``, in their order.
 
-    Each of them turns a side of I pixels into ``O = (I - K + 2P) / S + 1``, rounded down, with kernel K,
-    padding P and stride S (articles 001 and 004). Cropping takes pixels off, pixel-unshuffle divides, and
-    adaptive pooling gives the side that it is told.
-
-    Args:
-        layers: Layers in the order in which an image passes them.
-        image_size: Side of the image in pixels.
-
-    Returns:
-        Side of the feature maps in pixels, at least 1.
+    Each of them maps a side I to ``O = (I - K + 2P) / S + 1``, rounded down, with kernel K, padding P and stride S.
 
     Raises:
-        ValueError: The image shrinks to nothing on its way.
+        UsageError: The image is too small for the layers.
     """
     side = image_size
     for layer in layers.modules():
         match layer:
             case nn.Conv2d() | nn.MaxPool2d():
-                kernel, padding, stride = (_side(size) for size in (layer.kernel_size, layer.padding, layer.stride))
+                kernel, padding, stride = map(_side, (layer.kernel_size, layer.padding, layer.stride))
                 side = (side - kernel + 2 * padding) // stride + 1
             case nn.ZeroPad2d():
                 side += sum(layer.padding[:2])
             case nn.PixelUnshuffle():
                 side //= layer.downscale_factor
             case nn.AdaptiveMaxPool2d() | nn.AdaptiveAvgPool2d():
-                side = layer.output_size
+                side = _side(layer.output_size)
         if side < 1:
-            raise ValueError(
-                f"an image of {image_size}×{image_size} pixels shrinks to nothing in {layer}: "
-                "choose a larger --model.net.image_size"
-            )
+            problem = f"an image of {image_size}×{image_size} pixels shrinks to nothing in {layer}"
+            raise UsageError(f"{problem}, expected a larger image_size", "image_size")
     return side
 
 
-def _side(size: int | tuple[int, int]) -> int:
-    """Convolutions keep their sizes as pairs, poolings as given."""
+def _side(size: Any) -> int:
+    """Convolutions store sizes as pairs, poolings as given."""
     return size[0] if isinstance(size, tuple) else size

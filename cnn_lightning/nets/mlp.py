@@ -2,30 +2,23 @@
 
 from torch import nn
 
-from cnn_lightning.nets.base import ConvNet, check_positive
+from cnn_lightning.nets.base import ConvNet, check_positive, linear_block
 
 
 class MLP(ConvNet):
-    """A fully connected network: the baseline that the CNNs are measured against.
+    """A fully connected network, the baseline for the CNNs.
 
-    Articles 000 and 001 set their networks against it: every pixel has its own weights, so that it has to learn a
-    shape anew at every place of the image, and needs many more weights for it.
+    The articles of ``SigmoidCNN`` and ``WideCNN`` compare theirs with it: each pixel has weights of its own, so it has
+    to learn a shape anew at every position, and needs many more parameters. Layers and their outputs for an image of
+    1 × 28 × 28::
 
-    ============  ===========
-    layer         output
-    ============  ===========
-    image         1 × 28 × 28
-    flatten       784
-    linear, ReLU  128
-    linear        10
-    ============  ===========
+        flatten       784
+        linear, ReLU  128
+        linear        10
 
-    101,770 weights.
+    101,770 parameters.
 
     Args:
-        in_channels: Channels of an image, 1 for grey.
-        num_classes: Number of classes.
-        image_size: Side of an image in pixels.
         width: Units of the hidden layer.
     """
 
@@ -33,8 +26,5 @@ class MLP(ConvNet):
         super().__init__(in_channels, num_classes, image_size)
         check_positive(width=width)
         self.features = nn.Identity()
-        self.head = nn.Sequential(
-            nn.Linear(in_channels * image_size**2, width),
-            nn.ReLU(),
-            nn.Linear(width, num_classes),
-        )
+        flat = in_channels * image_size**2
+        self.head = nn.Sequential(*linear_block(flat, width), nn.Linear(width, num_classes))

@@ -1,42 +1,31 @@
-"""A residual network, as wide and as deep as you can afford."""
+"""A residual network of any width and depth."""
 
 from torch import Tensor, nn
 
-from cnn_lightning.nets.base import ConvNet, check_dropout, check_positive
+from cnn_lightning.errors import UsageError
+from cnn_lightning.nets.base import ConvNet, check_positive, dropout_layer
 
 
 class ResNetCNN(ConvNet):
     """A Wide ResNet for small images, WRN-depth-width (Zagoruyko and Komodakis 2016, arXiv 1605.07146).
 
-    Three groups of residual blocks, of which the second and third begin with halving the side of the feature maps. A
-    block adds to what it is given the result of two convolutions, each after batch normalisation and ReLU (He et al.
-    2016, arXiv 1603.05027). With width k and n = (depth - 4) / 6 blocks in a group:
+    Three groups of n = (depth - 4) / 6 pre-activation residual blocks (He et al. 2016, arXiv 1603.05027); the second
+    and third group start with stride 2. Layers and their outputs for an image of 1 × 28 × 28 and width k::
 
-    ========================  ==============
-    layer                     output
-    ========================  ==============
-    image                     1 × 28 × 28
-    conv 3×3 pad 1            16 × 28 × 28
-    n blocks                  16k × 28 × 28
-    n blocks, first stride 2  32k × 14 × 14
-    n blocks, first stride 2  64k × 7 × 7
-    batch norm, ReLU
-    mean over the image       64k × 1 × 1
-    linear                    10
-    ========================  ==============
+        conv 3×3 pad 1            16 × 28 × 28
+        n blocks                  16k × 28 × 28
+        n blocks, first stride 2  32k × 14 × 14
+        n blocks, first stride 2  64k × 7 × 7
+        batch norm, ReLU          64k × 7 × 7
+        mean over the image       64k × 1 × 1
+        linear                    10
 
-    77,562 weights with depth 10 and width 1, as it is unless you say more; 36,478,906 with depth 28 and width 10.
+    77,562 parameters with depth 10 and width 1, the defaults; 36,478,906 with depth 28 and width 10.
 
     Args:
-        in_channels: Channels of an image, 1 for grey.
-        num_classes: Number of classes.
-        image_size: Side of an image in pixels.
         depth: Number of layers: 10, 16, 22, 28, ...
-        width: Factor of all numbers of channels but that of the first convolution.
-        dropout: Share of the channels of a block that is dropped between its convolutions in training, in [0, 1).
-
-    Raises:
-        ValueError: ``depth``, ``width`` or ``dropout`` is not possible.
+        width: Factor for the channels of all blocks.
+        dropout: Probability of dropping a channel between the two convolutions of a block, in [0, 1).
     """
 
     def __init__(
@@ -50,10 +39,9 @@ class ResNetCNN(ConvNet):
     ) -> None:
         super().__init__(in_channels, num_classes, image_size)
         check_positive(width=width)
-        check_dropout(dropout)
         blocks, rest = divmod(depth - 4, 6)
         if blocks < 1 or rest:
-            raise ValueError(f"depth is {depth}, expected 10, 16, 22, 28, ...: change --model.net.depth")
+            raise UsageError(f"depth is {depth}, expected 10, 16, 22, 28, ...", "depth")
         layers: list[nn.Module] = [nn.Conv2d(in_channels, 16, kernel_size=3, padding=1, bias=False)]
         before = 16
         for channels, stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
@@ -63,7 +51,7 @@ class ResNetCNN(ConvNet):
         self.features = nn.Sequential(*layers, nn.BatchNorm2d(before), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
         self.head = nn.Linear(before, num_classes)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):  # as in the paper's code
+            if isinstance(layer, nn.Conv2d):  # as in the code of the paper
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
@@ -75,7 +63,7 @@ class _Block(nn.Module):
             nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(),
-            *([nn.Dropout2d(dropout)] if dropout else []),
+            *dropout_layer(dropout, nn.Dropout2d),
             nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
         )
         same = in_channels == out_channels and stride == 1
@@ -83,6 +71,6 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.before(x)
-        # Where the shape changes, the shortcut takes what is activated, as the convolutions do.
+        # Where the shape changes, the shortcut starts from the activated input, as the convolutions do.
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         return shortcut + self.convs(activated)

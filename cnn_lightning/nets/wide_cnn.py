@@ -1,4 +1,4 @@
-"""The network of article 001."""
+"""Article 001: a wide network."""
 
 from torch import nn
 
@@ -6,31 +6,24 @@ from cnn_lightning.nets.base import ConvNet, check_positive, conv_block, side_af
 
 
 class WideCNN(ConvNet):
-    """Two wide convolutions and a hidden layer of 1,000, with dropout between them.
+    """Two wide convolutions, dropout and two linear layers.
 
-    From article 001, "Implementing Convolutional Neural Network (CNN) using Python" (Another Techs). There is no
-    activation between the two linear layers, so together they are one linear map of rank at most 10.
+    Without an activation between them, the two linear layers are one linear map of rank at most 10. Layers and their
+    outputs for an image of 1 × 28 × 28::
 
-    ================  ============
-    layer             output
-    ================  ============
-    image             1 × 28 × 28
-    conv 5×5 pad 2    32 × 28 × 28
-    max-pool 2, ReLU  32 × 14 × 14
-    conv 5×5 pad 2    64 × 14 × 14
-    max-pool 2, ReLU  64 × 7 × 7
-    flatten           3,136
-    dropout 0.5       3,136
-    linear            1,000
-    linear            10
-    ================  ============
+        conv 5×5 pad 2    32 × 28 × 28
+        max-pool 2, ReLU  32 × 14 × 14
+        conv 5×5 pad 2    64 × 14 × 14
+        max-pool 2, ReLU  64 × 7 × 7
+        flatten           3,136
+        dropout 0.5       3,136
+        linear            1,000
+        linear            10
 
-    3,199,106 weights.
+    3,199,106 parameters; image_size at least 4.
+    Source: article 001, "Implementing Convolutional Neural Network (CNN) using Python" (Another Techs).
 
     Args:
-        in_channels: Channels of an image, 1 for grey.
-        num_classes: Number of classes.
-        image_size: Side of an image in pixels, at least 4.
         width: Feature maps of the first convolution; the second has twice as many.
     """
 
@@ -41,8 +34,5 @@ class WideCNN(ConvNet):
             *conv_block(in_channels, width, kernel_size=5, padding=2),
             *conv_block(width, 2 * width, kernel_size=5, padding=2),
         )
-        self.head = nn.Sequential(
-            nn.Dropout(0.5),
-            nn.Linear(2 * width * side_after(self.features, image_size) ** 2, 1000),
-            nn.Linear(1000, num_classes),
-        )
+        flat = 2 * width * side_after(self.features, image_size) ** 2
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(flat, 1000), nn.Linear(1000, num_classes))

@@ -1,1 +1,1 @@
-"""Recipes: one YAML file for each article, with the settings that differ from the defaults of the commands."""
+"""Recipes: one YAML file for each article and record, with the settings that differ from the defaults."""

@@ -1,11 +1,11 @@
-"""What a network's probabilities for the test images are worth, in figures."""
+"""Metrics computed from predicted probabilities."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,37 +14,22 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from cnn_lightning.errors import UsageError
 
 BINS = 15  # of confidence, as in Guo et al. 2017
-ENSEMBLE = "ensemble"  # its name among those of the checkpoints
-
-
-class Bins(NamedTuple):
-    """Images by confidence: bin k holds those with a confidence in (k / 15, (k + 1) / 15].
-
-    Attributes:
-        count: (15,) int64: number of images.
-        confidence: (15,) float64: their mean confidence, 0 without images.
-        accuracy: (15,) float64: the share of them that is classified correctly, 0 without images.
-    """
-
-    count: Tensor
-    confidence: Tensor
-    accuracy: Tensor
+ENSEMBLE = "ensemble"  # its name in a mapping of checkpoints to evaluations
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Probabilities and true classes of N images, and every figure that follows from them.
+    """Predicted probabilities and true classes of N images, with the metrics that follow from them.
 
-    All figures are computed in float64, in which torchmetrics gives none but counts. A class that is absent or never
-    predicted has precision, recall and F1 of 0.
+    Metrics are float64, which torchmetrics does not offer. Undefined precision, recall and F1 are 0.
 
     Args:
         labels: (N,) int64: true classes, on the CPU.
-        probabilities: (N, C) float64: of every class, on the CPU; rows sum to 1, as a softmax in float64 gives them.
+        probabilities: (N, C) float64 on the CPU; each row sums to 1, so the softmax must be float64 as well.
         class_names: C names.
 
     Raises:
-        UsageError: The network gives no numbers.
+        UsageError: The probabilities are not finite.
         ValueError: The arguments do not fit together, or rows do not sum to 1.
     """
 
@@ -55,24 +40,24 @@ class Evaluation:
     def __post_init__(self) -> None:
         shape, expected = tuple(self.probabilities.shape), (len(self.labels), len(self.class_names))
         if shape != expected or 0 in shape:
-            raise ValueError(f"probabilities of shape {shape}, expected {expected} and at least one image")
+            raise ValueError(f"probabilities have shape {shape}, expected {expected} and at least one image")
         if self.probabilities.dtype != torch.float64 or self.labels.dtype != torch.int64:
             raise ValueError(f"{self.probabilities.dtype} and {self.labels.dtype}, expected float64 and int64")
         if not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise ValueError(f"labels {self.labels.min()} to {self.labels.max()} of {len(self.class_names)} classes")
         if not self.probabilities.isfinite().all():
             raise UsageError(
-                "the network gives NaN, expected probabilities: its training has diverged, name another checkpoint"
+                "the network gives NaN, expected probabilities: its training has diverged, choose another checkpoint"
             )
         if (self.probabilities.sum(dim=1) - 1).abs().max() > 1e-8:
-            raise ValueError("the probabilities of an image do not sum to 1: take the softmax in float64")
+            raise ValueError("the probabilities of an image do not sum to 1, expected a float64 softmax")
 
     @classmethod
     def ensemble(cls, evaluations: Sequence["Evaluation"]) -> "Evaluation":
-        """Average the probabilities that several networks give the same images.
+        """Average the probabilities that several networks predict for the same images.
 
         Raises:
-            ValueError: The images or classes are not the same.
+            ValueError: The images or classes differ.
         """
         first = evaluations[0]
         for other in evaluations[1:]:
@@ -83,12 +68,12 @@ class Evaluation:
 
     @cached_property
     def predicted(self) -> Tensor:
-        """(N,) int64: the class with the highest probability, the first of them if several have it."""
+        """(N,) int64: the class with the highest probability, the first of them in a tie."""
         return self.probabilities.argmax(dim=1)
 
     @cached_property
     def confidence(self) -> Tensor:
-        """(N,) float64: the probability of the predicted class."""
+        """(N,) float64: probability of the predicted class."""
         return self.probabilities.amax(dim=1)
 
     @cached_property
@@ -98,7 +83,7 @@ class Evaluation:
 
     @cached_property
     def losses(self) -> Tensor:
-        """(N,) float64: −ln of the true class's probability; at most 708, of which the probability is the least."""
+        """(N,) float64: cross-entropy in nats, at most 708 because probabilities are clamped to the least float64."""
         true = self.probabilities.gather(1, self.labels[:, None]).squeeze(1)
         return true.clamp(min=torch.finfo(torch.float64).tiny).log().abs()  # abs, because −ln 1 would be −0
 
@@ -114,101 +99,83 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of correctly classified images, in [0, 1]."""
+        """Accuracy in [0, 1]."""
         return self.correct / self.total
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy, with the natural logarithm."""
+        """Mean cross-entropy in nats."""
         return self.losses.mean().item()
 
     @cached_property
     def confusion_matrix(self) -> Tensor:
-        """(C, C) int64: how many images of the class of the row were taken for the class of the column."""
+        """(C, C) int64: number of images by true class (row) and predicted class (column)."""
         return multiclass_confusion_matrix(self.predicted, self.labels, num_classes=len(self.class_names))
 
-    @property
-    def support(self) -> Tensor:
-        """(C,) int64: number of images of each class."""
-        return self.confusion_matrix.sum(dim=1)
-
-    @property
-    def precision(self) -> Tensor:
-        """(C,) float64: of the images taken for a class, the share that belongs to it."""
-        return _share(self.confusion_matrix.diag(), self.confusion_matrix.sum(dim=0))
-
-    @property
-    def recall(self) -> Tensor:
-        """(C,) float64: of the images of a class, the share that was taken for it."""
-        return _share(self.confusion_matrix.diag(), self.support)
-
-    @property
-    def f1(self) -> Tensor:
-        """(C,) float64: harmonic mean of precision and recall."""
-        return _share(2 * self.confusion_matrix.diag(), self.confusion_matrix.sum(dim=0) + self.support)
+    @cached_property
+    def by_class(self) -> dict[str, Tensor]:
+        """(C,) float64 ``precision``, ``recall`` and ``f1`` of each class, and (C,) int64 ``images``, its support."""
+        correct, predicted, images = (self.confusion_matrix.diag(), *map(self.confusion_matrix.sum, (0, 1)))
+        return {
+            "precision": _divide(correct, predicted),
+            "recall": _divide(correct, images),
+            "f1": _divide(2 * correct, predicted + images),
+            "images": images,
+        }
 
     @cached_property
-    def bins(self) -> Bins:
-        """The images in 15 bins of equal width by their confidence."""
-        # Ours, because torchmetrics puts a confidence on an edge in the bin above, and works in float32.
-        edges = torch.arange(1, BINS, dtype=torch.float64) / BINS
-        where = torch.bucketize(self.confidence, edges)
-        count, confidence, correct = (
-            torch.bincount(where, weights, minlength=BINS)
-            for weights in (None, self.confidence, self.is_correct.double())
-        )
-        return Bins(count, _share(confidence, count), _share(correct, count))
+    def bins(self) -> dict[str, Tensor]:
+        """The images in 15 bins of equal width, bin k with confidences in (k / 15, (k + 1) / 15].
+
+        Returns:
+            (15,) int64 ``images`` in a bin, and (15,) float64 ``confidence`` and ``accuracy``, their means or 0.
+        """
+        # Custom because torchmetrics works in float32 and puts a confidence on an edge into the bin above.
+        bin_of = torch.bucketize(self.confidence, torch.arange(1, BINS, dtype=torch.float64) / BINS)
+        sums = (None, self.confidence, self.is_correct.double())
+        images, confidence, correct = (torch.bincount(bin_of, values, minlength=BINS) for values in sums)
+        return {"images": images, "confidence": _divide(confidence, images), "accuracy": _divide(correct, images)}
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error, in [0, 1] (Guo et al. 2017, arXiv 1706.04599).
+        """Expected calibration error in [0, 1]: mean of |accuracy − confidence| over the bins, weighted by count.
 
-        The mean difference of confidence and accuracy over the bins, each weighted by its number of images.
+        Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599.
         """
-        count, confidence, accuracy = self.bins
-        return ((accuracy - confidence).abs() * count).sum().item() / self.total
+        distance = (self.bins["accuracy"] - self.bins["confidence"]).abs()
+        return (distance * self.bins["images"]).sum().item() / self.total
 
     def figures(self) -> dict[str, Any]:
-        """All figures as plain numbers, for JSON."""
-        by_class = zip(self.precision, self.recall, self.f1, self.support, strict=True)
-        by_bin = zip(*self.bins, strict=True)
-        return {
-            "accuracy": self.accuracy,
-            "correct": self.correct,
-            "total": self.total,
-            "loss": self.loss,
-            "calibration_error": self.calibration_error,
-            "classes": [
-                {"class": name} | _named(("precision", "recall", "f1", "images"), values)
-                for name, values in zip(self.class_names, by_class, strict=True)
-            ],
+        """All metrics as plain numbers, for JSON."""
+        names = ("accuracy", "correct", "total", "loss", "calibration_error")
+        edges = {"above": torch.arange(BINS).double() / BINS, "up_to": torch.arange(1, BINS + 1).double() / BINS}
+        return {name: getattr(self, name) for name in names} | {
+            "classes": _rows({"class": self.class_names} | self.by_class),
             "confusion_matrix": self.confusion_matrix.tolist(),
-            "calibration": [
-                {"above": k / BINS, "up_to": (k + 1) / BINS} | _named(("images", "confidence", "accuracy"), values)
-                for k, values in enumerate(by_bin)
-            ],
+            "calibration": _rows(edges | self.bins),
         }
 
     def write_csv(self, path: Path) -> None:
-        """Write a row for each image: what it is, what it was taken for, and every probability to the last digit.
+        """Write one row per image, with every probability to the last digit.
 
         The columns are ``index`` (from 0), ``true``, ``predicted``, ``correct`` (1 or 0), ``confidence``, ``loss``
         and the names of the classes.
         """
         columns = (self.labels, self.predicted, self.is_correct.int(), self.confidence, self.losses, self.probabilities)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["index", "true", "predicted", "correct", "confidence", "loss", *self.class_names])
-            for index, (true, predicted, correct, confidence, loss, probabilities) in enumerate(rows):
+            rows = zip(*(column.tolist() for column in columns), strict=True)
+            for index, (true, predicted, *numbers, probabilities) in enumerate(rows):
                 names = self.class_names[true], self.class_names[predicted]
-                table.writerow([index, *names, correct, confidence, loss, *probabilities])
+                table.writerow([index, *names, *numbers, *probabilities])
 
 
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """Part of whole in float64, 0 where there is nothing."""
+def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    values = (column.tolist() if isinstance(column, Tensor) else column for column in columns.values())
+    return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _divide(part: Tensor, whole: Tensor) -> Tensor:
+    """Divide in float64, with 0 / 0 = 0."""
     return part.double() / whole.clamp(min=1)
-
-
-def _named(names: Sequence[str], values: Sequence[Tensor]) -> dict[str, float]:
-    return {name: value.item() for name, value in zip(names, values, strict=True)}

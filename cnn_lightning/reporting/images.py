@@ -1,7 +1,6 @@
-"""Pictures of images, weights and feature maps, for TensorBoard and for reports.
+"""Images of datasets, filters and feature maps, for TensorBoard and reports.
 
-Our own, on Pillow, because a figure of matplotlib with as many small images takes a hundred times as long, and a run
-draws some after every epoch.
+Custom because a matplotlib figure with as many images takes 100 times as long, and a run draws some every epoch.
 """
 
 from collections.abc import Sequence
@@ -13,20 +12,19 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from cnn_lightning.nets import ConvNet
+from cnn_lightning.reporting.palette import BLUE, INK, ORANGE, PAPER
 
-FONT = ImageFont.load_default(11)  # comes with Pillow; it has the letters of ASCII alone
+FONT = ImageFont.load_default(11)  # comes with Pillow and covers ASCII only
 LINE = 14  # pixels
-INK, PAPER = (40, 40, 40), (255, 255, 255)
-BLUE, ORANGE = (0, 114, 178), (213, 94, 0)  # can be told apart by everybody; plots.py has the same
-MOST_CHANNELS = 16  # of a layer in a picture
+MAX_CHANNELS = 16  # of a layer in the feature maps
 
 
 def grid(images: np.ndarray, captions: Sequence[str], columns: int = 8, tile: int = 92) -> Image.Image:
-    """Put images side by side, each with a caption below it.
+    """Draw images in rows, each with a caption below it.
 
     Args:
         images: (N, H, W) grey or (N, H, W, 3) colour, uint8, N at least 1.
-        captions: N texts, also of several lines.
+        captions: N texts of one or more lines.
         columns: Images in a row.
         tile: Width of an image with its margin, in pixels; more if the image is larger.
 
@@ -34,87 +32,80 @@ def grid(images: np.ndarray, captions: Sequence[str], columns: int = 8, tile: in
         An RGB image.
     """
     columns = max(1, min(columns, len(images)))
-    enlarged = [_enlarged(image, tile - 4) for image in images]
+    enlarged = [_enlarge(image, tile - 4) for image in images]
     lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
-    height = enlarged[0].height + 4 + LINE * lines
-    tile = max(tile, enlarged[0].width + 4)
-    rows = -(-len(images) // columns)
-    picture = Image.new("RGB", (columns * tile, rows * height), PAPER)
-    draw = ImageDraw.Draw(picture)
+    width, height = max(tile, enlarged[0].width + 4), enlarged[0].height + 4 + LINE * lines
+    picture = _paper(columns * width, -(-len(images) // columns) * height)
     for index, (image, caption) in enumerate(zip(enlarged, captions, strict=True)):
-        left, top = index % columns * tile, index // columns * height
-        picture.paste(image, (left + 2, top + 2))
+        left, top = index % columns * width + 2, index // columns * height + 2
+        picture.paste(image, (left, top))
         if caption:
-            draw.multiline_text((left + 2, top + image.height + 2), caption, INK, FONT, spacing=2)
+            ImageDraw.Draw(picture).multiline_text((left, top + image.height), caption, INK, FONT, spacing=2)
     return picture
 
 
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Image.Image:
-    """Draw how often which class was taken for which.
+    """Draw a confusion matrix.
 
     Args:
-        counts: (C, C) int: a row for every true class, a column for every predicted one.
+        counts: (C, C) int: a row for each true class, a column for each predicted one.
         class_names: C names.
 
     Returns:
-        An RGB image: the darker a cell, the larger its share of the row. Mistakes are orange, and darker than right
-        answers with the same share, because they are few.
+        An RGB image: the darker a cell, the larger its share of the row. Misclassified images are orange, and darker
+        than correct ones with the same share, because they are few.
     """
-    cell = 44
-    longest = max(int(FONT.getlength(name)) for name in class_names)
+    cell, longest = 44, max(int(FONT.getlength(name)) for name in class_names)
     margin = max(longest, LINE) + LINE + 14
     side = margin + cell * len(class_names)
-    picture = Image.new("RGB", (side + 1, side + 1), PAPER)
+    centre = (margin + side) // 2
+    picture = _paper(side + 1, side + 1)
     draw = ImageDraw.Draw(picture)
-    # The names of the columns are written sideways where they are longer than a cell.
-    columns = Image.new("RGB", (side, margin), PAPER)
     for index, name in enumerate(class_names):
         middle = margin + cell * index + cell // 2
         draw.text((margin - 6, middle), name, INK, FONT, anchor="rm")
         if longest < cell:
-            ImageDraw.Draw(columns).text((middle, margin - 6), name, INK, FONT, anchor="mb")
+            draw.text((middle, margin - 6), name, INK, FONT, anchor="mb")
         else:
-            columns.paste(_sideways(name), (middle - LINE // 2, margin - 6 - int(FONT.getlength(name))))
-    picture.paste(columns.crop((margin, 0, side, margin)), (margin, 0))
-    draw.text((margin + (side - margin) // 2, 2), "predicted", INK, FONT, anchor="mt")
-    picture.paste(_sideways("true"), (2, margin + (side - margin) // 2))
+            picture.paste(_sideways(name), (middle - LINE // 2, margin - 6 - int(FONT.getlength(name))))
+    draw.text((centre, 2), "predicted", INK, FONT, anchor="mt")
+    picture.paste(_sideways("true"), (2, centre))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     for (row, column), count in np.ndenumerate(counts):
-        share = shares[row, column] if row == column else shares[row, column] ** 0.5
-        left, top = margin + cell * column, margin + cell * row
-        colour = _mixed(BLUE if row == column else ORANGE, share)
-        draw.rectangle((left, top, left + cell, top + cell), fill=colour, outline=(220, 220, 220))
+        is_correct, left, top = row == column, margin + cell * column, margin + cell * row
+        share = shares[row, column] if is_correct else shares[row, column] ** 0.5
+        fill = tuple(round(255 + share * (part - 255)) for part in (BLUE if is_correct else ORANGE))
+        draw.rectangle((left, top, left + cell, top + cell), fill=fill, outline=(220, 220, 220))
         if count:
             text = PAPER if share > 0.5 else INK
             draw.text((left + cell // 2, top + cell // 2), f"{count:,}", text, FONT, anchor="mm")
     return picture
 
 
-def mistakes(
-    images: Tensor, labels: Tensor, probabilities: Tensor, class_names: Sequence[str], most: int = 32
+def misclassified(
+    images: Tensor, labels: Tensor, probabilities: Tensor, class_names: Sequence[str], limit: int = 32
 ) -> Image.Image:
-    """Show the images that were taken for another class, those first of which the network was surest.
+    """Draw the misclassified images with the highest confidence.
 
     Args:
         images: (N, C, H, W) uint8.
-        labels: (N,) int64, the true classes.
+        labels: (N,) int64: true classes.
         probabilities: (N, num_classes) float.
         class_names: The classes, by label.
-        most: How many images to show at most.
+        limit: Number of images drawn at most.
 
     Returns:
-        An RGB image, which says so if there is no mistake.
+        An RGB image; it says so if no image is misclassified.
     """
     confidence, predicted = probabilities.max(dim=1)
     wrong = (predicted != labels).nonzero()[:, 0]
-    wrong = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most]
+    wrong = wrong[confidence[wrong].argsort(descending=True, stable=True)][:limit]
     if not len(wrong):
-        picture = Image.new("RGB", (300, 2 * LINE), PAPER)
-        ImageDraw.Draw(picture).text((2, 2), f"no mistake in {len(labels):,} images", INK, FONT)
+        picture = _paper(300, 2 * LINE)
+        ImageDraw.Draw(picture).text((2, 2), f"none of {len(labels):,} images is misclassified", INK, FONT)
         return picture
-    captions = [
-        f"{class_names[predicted[index]]} {confidence[index]:.0%}\nis {class_names[labels[index]]}" for index in wrong
-    ]
+    rows = zip(*(column[wrong].tolist() for column in (predicted, confidence, labels)), strict=True)
+    captions = [f"{class_names[guess]} {share:.0%}\nis {class_names[label]}" for guess, share, label in rows]
     return grid(pixels(images[wrong]), captions)
 
 
@@ -122,31 +113,29 @@ def filters(net: ConvNet) -> Image.Image | None:
     """Draw the weights of the first layer: negative ones blue, positive ones orange, 0 white.
 
     Args:
-        net: Of a convolution there is an image for each of its output channels and the first of its input channels;
-            of a linear layer, the weights of its first outputs as an image of the input.
+        net: A convolution is drawn as one image per output channel, of its first input channel; a linear layer as one
+            image per output, in the shape of the input.
 
     Returns:
-        An RGB image with at most 64 filters; None if the first layer with weights is another.
+        An RGB image with at most 64 filters; None if the first layer with weights is neither.
     """
-    pixels_in = net.in_channels * net.image_size**2
     layers = (*net.features.modules(), *net.head.modules())
     layer = next((layer for layer in layers if isinstance(getattr(layer, "weight", None), Tensor)), None)
-    if isinstance(layer, nn.Linear) and layer.in_features == pixels_in:
+    if isinstance(layer, nn.Linear) and layer.in_features == net.in_channels * net.image_size**2:
         weights = layer.weight.unflatten(1, (net.in_channels, net.image_size, net.image_size))
     elif isinstance(layer, nn.Conv2d):
         weights = layer.weight
     else:
         return None
-    weights = np.nan_to_num(weights[:64, 0].detach().float().cpu().numpy())
-    weights = weights / max(np.abs(weights).max(), 1e-12)
-    colours = np.where(weights[..., None] < 0, BLUE, ORANGE)
-    mixed = np.array(PAPER) + np.abs(weights)[..., None] * (colours - np.array(PAPER))
-    return grid(mixed.round().astype(np.uint8), [""] * len(mixed), columns=16, tile=52)
+    values = np.nan_to_num(weights[:64, 0].detach().float().cpu().numpy())[..., None]
+    values = values / max(np.abs(values).max(), 1e-12)
+    colours = np.array(PAPER) + np.abs(values) * (np.where(values < 0, BLUE, ORANGE) - np.array(PAPER))
+    return grid(colours.round().astype(np.uint8), [""] * len(colours), columns=16, tile=52)
 
 
 @torch.no_grad()
 def feature_maps(net: ConvNet, image: Tensor) -> Image.Image:
-    """Draw what an image becomes layer by layer, in the channels with the lowest numbers.
+    """Draw the first channels of each layer's output for an image.
 
     Args:
         net: In evaluation mode.
@@ -156,13 +145,27 @@ def feature_maps(net: ConvNet, image: Tensor) -> Image.Image:
         An RGB image with one row per layer of ``net.features``, each from its lowest value (black) to its highest
         (white).
     """
-    rows = []
-    for name, output in _outputs(net, image):
-        maps = output[:MOST_CHANNELS].float().cpu().numpy()
-        row = grid(_grey(maps), [""] * len(maps), columns=MOST_CHANNELS, tile=60)
-        rows.append((f"{name}: {' x '.join(map(str, output.shape))}", row))
-    picture = Image.new("RGB", (max(row.width for _, row in rows), sum(row.height + LINE for _, row in rows)), PAPER)
-    top = 0
+    rows: list[tuple[str, Image.Image]] = []
+
+    def draw(name: str, _layer: nn.Module | None, _args: object, output: Tensor) -> None:
+        # Drawn at once, because the next layer may work in place.
+        if isinstance(output, Tensor) and output.ndim == 4:  # a network may flatten it
+            maps = _grey(output[0, :MAX_CHANNELS].float().cpu().numpy())
+            size = " x ".join(map(str, output.shape[1:]))
+            rows.append((f"{name}: {size}", grid(maps, [""] * len(maps), columns=MAX_CHANNELS, tile=60)))
+
+    draw("image", None, None, image[None])
+    hooks = [
+        layer.register_forward_hook(partial(draw, f"features.{name} {type(layer).__name__}"))
+        for name, layer in net.features.named_modules()
+        if not list(layer.children())
+    ]
+    try:
+        net.forward(image[None].to(next(net.parameters()).dtype))  # net(...) may be compiled and skip the hooks
+    finally:
+        for hook in hooks:
+            hook.remove()
+    picture, top = _paper(max(row.width for _, row in rows), sum(row.height + LINE for _, row in rows)), 0
     for title, row in rows:
         ImageDraw.Draw(picture).text((2, top), title, INK, FONT)
         picture.paste(row, (0, top + LINE))
@@ -171,55 +174,29 @@ def feature_maps(net: ConvNet, image: Tensor) -> Image.Image:
 
 
 def pixels(images: Tensor) -> np.ndarray:
-    """Turn (N, C, H, W) uint8, or float from its lowest value to its highest, into (N, H, W) or (N, H, W, 3) uint8."""
-    array = images.cpu().numpy()
-    if array.dtype != np.uint8:
-        array = _grey(array)
+    """Convert (N, C, H, W) to (N, H, W) or (N, H, W, 3) uint8; floats are scaled from their lowest to highest value."""
+    array = images.cpu().numpy() if images.dtype == torch.uint8 else _grey(images.float().cpu().numpy())
     return array[:, 0] if array.shape[1] == 1 else array[:, :3].transpose(0, 2, 3, 1)
 
 
-def _outputs(net: ConvNet, image: Tensor) -> list[tuple[str, Tensor]]:
-    """The image and what every layer of ``net.features`` makes of it, with its name."""
-    outputs = [("image", image)]
-    hooks = []
-    for name, layer in net.features.named_modules():
-        if not list(layer.children()):
-            note = partial(_note_output, outputs, f"features.{name} {type(layer).__name__}")
-            hooks.append(layer.register_forward_hook(note))
-    try:
-        net.forward(image[None].to(next(net.parameters()).dtype))  # net(...) is another where it was compiled
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return outputs
-
-
-def _note_output(
-    outputs: list[tuple[str, Tensor]], name: str, _layer: nn.Module, _args: object, output: Tensor
-) -> None:
-    if isinstance(output, Tensor) and output.ndim == 4:  # a network may make it flat
-        outputs.append((name, output[0].clone()))  # the next layer may work in place
-
-
 def _grey(values: np.ndarray) -> np.ndarray:
-    values = np.nan_to_num(values)  # of a run that has diverged
+    values = np.nan_to_num(values)  # a diverged run has NaN
     low, high = values.min(), values.max()
     return ((values - low) * (255 / max(high - low, 1e-12))).round().astype(np.uint8)
 
 
-def _enlarged(image: np.ndarray, side: int) -> Image.Image:
-    """An image of up to ``side`` pixels whose pixels stay sharp squares."""
+def _enlarge(image: np.ndarray, side: int) -> Image.Image:
+    """Enlarge to at most ``side`` pixels by a whole factor, so that pixels stay sharp squares."""
     height, width = image.shape[:2]
     factor = max(1, side // max(height, width))
     return Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.NEAREST)
 
 
+def _paper(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height), PAPER)
+
+
 def _sideways(text: str) -> Image.Image:
-    strip = Image.new("RGB", (int(FONT.getlength(text)) + 1, LINE), PAPER)
+    strip = _paper(int(FONT.getlength(text)) + 1, LINE)
     ImageDraw.Draw(strip).text((0, 0), text, INK, FONT)
     return strip.rotate(90, expand=True)
-
-
-def _mixed(colour: tuple[int, int, int], share: float) -> tuple[int, ...]:
-    """A colour on white paper."""
-    return tuple(round(255 + share * (part - 255)) for part in colour)

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from cnn_lightning import FastCNN, TwoLayerCNN
-from cnn_lightning.reporting.images import confusion_matrix, feature_maps, filters, grid, mistakes, pixels
+from cnn_lightning.reporting.images import confusion_matrix, feature_maps, filters, grid, misclassified, pixels
+from cnn_lightning.reporting.palette import BLUE
 from tests.test_nets import NETS
 
 
@@ -40,7 +41,7 @@ def test_confusion_matrix_is_dark_where_most_images_are():
     picture = confusion_matrix(counts, ["a", "b", "c"])
     # The corner of a cell, where no number is written.
     colours = {(i, j): picture.getpixel((picture.width - 44 * (3 - j) + 3, picture.height - 44 * (3 - i) + 3)) for i in range(3) for j in range(3)}  # fmt: skip  # noqa: E501
-    assert colours[2, 2] == (0, 114, 178)
+    assert colours[2, 2] == BLUE
     assert colours[0, 0] != colours[2, 2]
     assert colours[2, 0] == colours[2, 1] == colours[1, 0] == (255, 255, 255)
     red, _, blue = colours[0, 1]
@@ -63,7 +64,7 @@ def test_filters_are_blue_for_negative_weights_and_orange_for_positive_ones():
         net.features[0].weight[1, 0, 0, 1] = 1
     picture = filters(net)
     side = 48 // 5
-    assert picture.getpixel((4, 4)) == (0, 114, 178)
+    assert picture.getpixel((4, 4)) == BLUE
     assert picture.getpixel((4, 4 + side)) == (255, 255, 255)
     red, green, blue = picture.getpixel((52 + 4 + side, 4))
     assert red > green > blue > 20  # half of the way to orange
@@ -110,20 +111,20 @@ def test_feature_maps_before_a_layer_that_works_in_place():
     assert np.array_equal(np.asarray(feature_maps(net, image)), expected)
 
 
-class TestMistakes:
+class TestMisclassified:
     names = ("a", "b", "c")
 
-    def of(self, labels, probabilities, most=32):
+    def of(self, labels, probabilities, limit=32):
         images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 28, 28) * 50 + 20
-        return mistakes(images, torch.tensor(labels), torch.tensor(probabilities), self.names, most)
+        return misclassified(images, torch.tensor(labels), torch.tensor(probabilities), self.names, limit)
 
-    def test_the_surest_come_first(self):
+    def test_the_most_confident_come_first(self):
         picture = self.of([0, 0, 1, 2], [[0.4, 0.6, 0.0], [0.9, 0.1, 0], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]])
         assert picture.width == 2 * 92
         assert [picture.getpixel((92 * i + 10, 10))[0] for i in range(2)] == [120, 20]
 
-    def test_no_more_than_asked_for(self):
-        assert self.of([0, 0, 0], [[0.0, 1.0, 0.0]] * 3, most=2).width == 2 * 92
+    def test_no_more_than_the_limit(self):
+        assert self.of([0, 0, 0], [[0.0, 1.0, 0.0]] * 3, limit=2).width == 2 * 92
 
     def test_none(self):
         assert self.of([0], [[1.0, 0.0, 0.0]]).height < 50
@@ -134,3 +135,4 @@ def test_pixels_stretches_floats_and_leaves_bytes():
     assert np.array_equal(pixels(bytes_), bytes_[:, 0].numpy())
     assert pixels(torch.tensor([-1.0, 0, 1, 3]).view(1, 1, 2, 2)).ravel().tolist() == [0, 64, 128, 255]
     assert pixels(torch.zeros(1, 3, 4, 5)).shape == (1, 4, 5, 3)
+    assert pixels(torch.tensor([-1.0, 3]).view(1, 1, 1, 2).bfloat16()).ravel().tolist() == [0, 255]

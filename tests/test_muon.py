@@ -4,19 +4,20 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from cnn_lightning import DeepCNN
+from cnn_lightning.errors import UsageError
+from cnn_lightning.nets import DeepCNN
 from cnn_lightning.optim.muon import ConvMuon, orthogonal
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])  # computes in float32, and in bfloat16
 @pytest.mark.parametrize("shape", [(8, 72), (72, 8)])
-def test_orthogonal_keeps_the_directions_and_evens_out_their_sizes(shape, capability, monkeypatch):
+def test_orthogonal_keeps_the_singular_vectors_and_equalises_the_singular_values(shape, capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, sizes, v = torch.linalg.svd(matrix, full_matrices=False)
     assert sizes.max() > 1.5 * sizes.min()
     result = orthogonal(matrix, steps=5)
-    # In its own directions the result is diagonal: 0.7 to 1.2 on the diagonal, up to rounding nothing beside it.
+    # In the basis of singular vectors the result is diagonal up to rounding, with 0.7 to 1.2 on the diagonal.
     inside = u.T @ result @ v.T
     assert inside.diag().min() > 0.6
     assert inside.diag().max() < 1.3
@@ -48,7 +49,7 @@ def test_steps_as_muon_on_matrices_and_adamw_on_the_rest(memory_format):
             step()
         for name, param in net.named_parameters():
             if name in kernels:
-                # Muon, and on some machines ConvMuon, computes in bfloat16, which keeps two to three digits.
+                # Muon, and on some machines ConvMuon, computes in bfloat16, with two to three significant digits.
                 moved = (matrices[name] - before[name].flatten(1)).norm()
                 assert (param.flatten(1) - matrices[name]).norm() < 0.03 * moved
             else:
@@ -56,7 +57,7 @@ def test_steps_as_muon_on_matrices_and_adamw_on_the_rest(memory_format):
 
 
 @pytest.mark.parametrize("fused", [None, True])
-def test_goes_on_from_its_state(fused):
+def test_resumes_from_its_state(fused):
     def network():
         torch.manual_seed(0)
         return torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 3))
@@ -96,7 +97,20 @@ def test_runs_the_closure_and_returns_the_loss():
     assert (weights < 1).all()
 
 
-@pytest.mark.parametrize("wrong", [{"momentum": 1.0}, {"newton_schulz_steps": 0}, {"lr": -1.0}])
-def test_refuses_what_cannot_be(wrong):
-    with pytest.raises(ValueError, match="Invalid"):
-        ConvMuon([torch.nn.Parameter(torch.ones(1))], **wrong)
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("momentum", 1.0, "0 or more and less than 1"),
+        ("momentum", -0.1, "0 or more"),
+        ("newton_schulz_steps", 0, "1 or more"),
+    ],
+)
+def test_invalid_arguments_are_usage_errors(name, value, expected):
+    with pytest.raises(UsageError, match=f"^{name} is {value}, expected {expected}") as error:
+        ConvMuon([torch.nn.Parameter(torch.ones(1))], **{name: value})
+    assert error.value.argument == name
+
+
+def test_adamw_checks_the_other_arguments():
+    with pytest.raises(ValueError, match=r"Invalid learning rate: -1\.0"):
+        ConvMuon([torch.nn.Parameter(torch.ones(1))], lr=-1.0)

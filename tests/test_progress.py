@@ -1,3 +1,5 @@
+"""The progress bar."""
+
 import time
 
 from lightning.pytorch import Trainer

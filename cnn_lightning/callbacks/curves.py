@@ -1,0 +1,147 @@
+"""Curves of loss, accuracy, speed and time, and the check that they are finite."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from cnn_lightning.errors import DivergedError
+from cnn_lightning.metrics import metrics_of
+
+SUMS = ("images", "seconds", "loss", "acc")
+
+
+class Curves(Callback):
+    """Logs loss, accuracy and speed, and stops a run whose loss or weights are not finite.
+
+    ``train/loss`` and ``train/acc`` are means over the images since the point before, one point every
+    ``log_every_n_steps`` optimizer steps and one at the end of an epoch; ``val`` and ``test`` are means over all their
+    images. Accuracy is in [0, 1]. Their horizontal axis is the number of optimizer steps made. ``epoch/train_loss``,
+    ``epoch/val_acc`` and so on have the epoch, counted from 1. ``train/images_per_second`` and ``epoch/seconds`` count
+    the time of training, without validation.
+
+    The points go to the loggers directly: ``self.log`` in each step takes as long as a step of a small network, and
+    Lightning logs after the checkpoint of a step, so that a resumed run would miss a point.
+
+    Attributes:
+        sums: Of the epoch so far, over its training images: see SUMS.
+        val: Results of the last validation of the epoch.
+        since: Time of the last point, as ``time.perf_counter`` gives it, moved by the duration of validations.
+    """
+
+    def __init__(self) -> None:
+        self.sums = dict.fromkeys(SUMS, 0.0)
+        self.val: dict[str, float] = {}
+        self.since = 0.0
+        self._paused = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.since = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reset the sums."""
+        self.sums, self.val = dict.fromkeys(SUMS, 0.0), {}
+        self.since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log a training point where one is due; a step takes several batches where gradients accumulate."""
+        interval = getattr(trainer, "log_every_n_steps", 0)  # 0: only at the end of an epoch
+        if interval and trainer.global_step % interval == 0 and made_step(trainer, batch_idx):
+            self._log_training(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log a training point for the last steps, and a point for the epoch."""
+        if metrics_of(pl_module, "train").update_called:
+            self._log_training(trainer, pl_module)
+        sums = self.sums
+        point = {f"epoch/train_{name}": sums[name] / sums["images"] for name in ("loss", "acc")}
+        point |= {f"epoch/{name.replace('/', '_')}": float(value) for name, value in self.val.items()}
+        point |= {"epoch/images_per_second": sums["images"] / sums["seconds"], "epoch/seconds": sums["seconds"]}
+        for logger in trainer.loggers:
+            # Only TensorBoard has a horizontal axis for each curve.
+            by_epoch = isinstance(logger, TensorBoardLogger)
+            logger.log_metrics(point, step=trainer.current_epoch + 1 if by_epoch else trainer.global_step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)  # queued steps belong to training
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the validation results, and start the clock again."""
+        results = {name: trainer.callback_metrics[name].item() for name in ("val/loss", "val/acc")}
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._check_finite(trainer, results["val/loss"], "val/loss")
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.val = results
+            _log(trainer, results)
+        self.since += time.perf_counter() - self._paused
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Raise rather than overwrite a checkpoint with weights that are not finite.
+
+        Raises:
+            DivergedError: A weight is not finite.
+        """
+        weights = checkpoint["state_dict"].values()
+        if trainer.state.fn == TrainerFn.FITTING and not all(weight.isfinite().all() for weight in weights):
+            _stop(trainer, "a weight is not a finite number")
+
+    def _log_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = metrics_of(pl_module, "train")
+        values = metrics.compute()
+        metrics.reset()
+        # One transfer, which waits for the device, so that its time is counted.
+        numbers = dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+        self._check_finite(trainer, numbers["loss"], "train/loss")
+        images, seconds = numbers["images"], time.perf_counter() - self.since
+        self.since += seconds
+        point = {"train/loss": numbers["loss"], "train/acc": numbers["acc"]}
+        _log(trainer, point | {"train/images_per_second": images / seconds})
+        trainer.progress_bar_metrics.update(point)
+        trainer.callback_metrics.update({f"train/{name}": values[name] for name in ("loss", "acc")})
+        terms = {"images": images, "seconds": seconds}
+        terms |= {name: numbers[name] * images for name in ("loss", "acc")}
+        self.sums = {name: self.sums[name] + term for name, term in terms.items()}
+
+    @staticmethod
+    def _check_finite(trainer: Trainer, value: float, name: str) -> None:
+        if not math.isfinite(value):
+            _stop(trainer, f"{name} is {value}")
+
+
+class CurvesLogger(TensorBoardLogger):
+    """Drops the curve of the epoch over the steps, which Lightning adds to every value, counted from 0."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log all metrics except "epoch"."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+
+def made_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer made a step after this training batch, instead of accumulating its gradients."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+
+
+def _log(trainer: Trainer, point: dict[str, float]) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics(point, step=trainer.global_step)
+
+
+def _stop(trainer: Trainer, what: str) -> NoReturn:
+    lr = trainer.optimizers[0].param_groups[0]["lr"]
+    raise DivergedError(
+        f"training has diverged: {what} at step {trainer.global_step:,}, where the learning rate is {lr:.3g}: try a "
+        "tenth of --model.optimizer.lr, or --trainer.gradient_clip_val 1"
+    )

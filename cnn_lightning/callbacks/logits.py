@@ -1,0 +1,22 @@
+"""The logits of a test, for metrics besides loss and accuracy."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from cnn_lightning.metrics import metrics_of
+
+
+class KeepLogits(Callback):
+    """Keeps what a network computes for the test images.
+
+    Attributes:
+        logits: (N, num_classes) float, after a test.
+        labels: (N,) int64.
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy them before the metrics are reset."""
+        _, self.logits, self.labels = (part.cpu() for part in metrics_of(pl_module, "test").gathered())

@@ -1,0 +1,93 @@
+"""The state that makes a resumed run equal, bit for bit, to one that was never interrupted."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from cnn_lightning.callbacks.curves import Curves
+from cnn_lightning.lightning_fixes import callbacks_of, count_epochs_with_max_steps, restore_loader_position
+from cnn_lightning.metrics import metrics_of
+
+KEY = "resume_state"  # in a checkpoint
+FORMER_KEY = "to_go_on"  # of version 0.1, with the same content
+
+
+class ResumeState(Callback):
+    """Saves in every checkpoint, under the key ``resume_state``, what Lightning does not save, and restores it.
+
+    What a resumed run needs:
+
+    - weights, optimizer, schedule, counters of epochs, steps and batches: saved by Lightning
+    - the position in the epoch, from which the order and the augmentation of the images follow: saved by Lightning as
+      the state of the loader, and restored here because Lightning may forget it (``lightning_fixes``)
+    - ``random``: state of PyTorch's random numbers, by device, (world_size, bytes) uint8: dropout draws from them
+    - ``sums``, ``val``: sums of the epoch so far and its last validation, see ``Curves``
+    - ``noted``: losses, logits and labels since the last training point
+    - ``elapsed``: seconds of training since that point
+    - ``should_stop``: whether EarlyStopping has asked to stop
+
+    Args:
+        curves: The callback whose sums are saved.
+    """
+
+    def __init__(self, curves: Curves) -> None:
+        self.curves = curves
+        self._state: dict[str, Any] = {}
+        self._position: dict[str, Any] = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save the state."""
+        metrics = metrics_of(pl_module, "train")
+        checkpoint[KEY] = {
+            "random": _random_states(trainer, pl_module.device),
+            "sums": self.curves.sums,
+            "val": self.curves.val,
+            "noted": list(metrics.gathered()) if metrics.update_called else [],
+            "elapsed": time.perf_counter() - self.curves.since,
+            "should_stop": trainer.should_stop,
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the state until training starts."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._state = checkpoint.get(KEY) or checkpoint.get(FORMER_KEY) or {}
+            loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader")
+            self._position = loaders[0] if loaders else {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have Lightning resume at the end of an epoch where ``max_steps`` is given."""
+        count_epochs_with_max_steps(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the state, after ``Curves`` has started its clock."""
+        if self._position:
+            restore_loader_position(trainer, self._position)
+        state, self._state, self._position = self._state, {}, {}
+        if not state:
+            return
+        if any(isinstance(callback, EarlyStopping) for callback in callbacks_of(trainer)):
+            trainer.should_stop = state["should_stop"]
+        random, rank = state["random"], trainer.global_rank
+        if len(random["cpu"]) == trainer.world_size:
+            torch.set_rng_state(random["cpu"][rank].clone())
+            if pl_module.device.type == "cuda" and "cuda" in random:
+                torch.cuda.set_rng_state(random["cuda"][rank].clone(), pl_module.device)
+        self.curves.sums, self.curves.val = state["sums"], state["val"]
+        self.curves.since = time.perf_counter() - state.get("elapsed", 0.0)
+        if state["noted"] and trainer.is_global_zero:  # rank 0 has what all ranks noted
+            metrics_of(pl_module, "train").update(*(part.to(pl_module.device) for part in state["noted"]))
+
+
+def _random_states(trainer: Trainer, device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    of_ranks = [states] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(of_ranks, states)
+    return {name: torch.stack([states[name] for states in of_ranks]) for name in states}

@@ -1,0 +1,19 @@
+"""The console command ``cnn-lightning COMMAND [OPTION...]``; ``python -m cnn_lightning`` does the same."""
+
+import sys
+from importlib import import_module
+
+from cnn_lightning.cli.exit_codes import exit_with
+
+COMMANDS = ("fit", "evaluate", "predict", "compare", "benchmark", "duplicates", "mistakes")
+
+
+def main() -> None:
+    """Call the command that is named first, with the other arguments."""
+    name, *args = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"usage: cnn-lightning {{{','.join(COMMANDS)}}} [OPTION...]\n\nEach command has a --help of its own.")
+    elif name in COMMANDS:
+        getattr(import_module(f"cnn_lightning.cli.{name}"), name)(args)
+    else:
+        exit_with(f"there is no command {name}: choose from {', '.join(COMMANDS)}")

@@ -1,0 +1,68 @@
+"""Workarounds of Lightning 2.6.6, one function each; tests/test_lightning_fixes.py fails once one is not needed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch.nn.parallel import DistributedDataParallel
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return the list of callbacks, an attribute that Lightning sets outside of the class and so hides from mypy."""
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def count_epochs_with_max_steps(trainer: Trainer) -> None:
+    """Let a run with ``max_steps`` that was saved at the end of an epoch begin the next one when it is resumed.
+
+    Lightning takes the end of an epoch for its middle there, and skips the next epoch.
+    https://github.com/Lightning-AI/pytorch-lightning/issues/19617 (open, seen in 2.2 to 2.6.6)
+    """
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
+def restore_loader_position(trainer: Trainer, position: dict[str, Any]) -> None:
+    """Give the training loader its state back.
+
+    Lightning forgets it where ``configure_optimizers`` asks for ``trainer.estimated_stepping_batches``.
+    https://github.com/Lightning-AI/pytorch-lightning/issues/20550 (open, seen in 2.5 to 2.6.6)
+    """
+    if trainer.train_dataloader is not None:
+        trainer.train_dataloader.load_state_dict(position)
+
+
+def sync_buffers_in_training_only(trainer: Trainer) -> None:
+    """Stop DistributedDataParallel from sharing buffers in each forward pass of validation.
+
+    Lightning validates through the wrapper; ranks with different numbers of validation batches then wait for ever.
+    https://github.com/pytorch/pytorch/issues/54059 (closed with this workaround, seen in torch 2.10 to 2.15)
+    """
+    if isinstance(trainer.strategy.model, DistributedDataParallel):
+        trainer.strategy.model.broadcast_buffers = False
+
+
+def remove_weight_averaging(trainer: Trainer) -> None:
+    """Let a test after training use the weights of the checkpoint.
+
+    WeightAveraging would swap in its own copy, which loading the checkpoint has filled with the weights that were not
+    averaged. No upstream issue was found; https://github.com/Lightning-AI/pytorch-lightning/issues/21724 (open) is of
+    the same kind (seen in 2.6.6).
+    """
+    callbacks = callbacks_of(trainer)
+    callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
+
+
+@contextmanager
+def keyboard_interrupt(trainer: Trainer) -> Iterator[None]:
+    """Convert Lightning's SystemExit(1) back to KeyboardInterrupt.
+
+    https://github.com/Lightning-AI/pytorch-lightning/pull/19976 (by design, since 2.4)
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code == 1 and trainer.interrupted:
+            raise KeyboardInterrupt from stop
+        raise

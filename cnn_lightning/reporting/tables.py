@@ -1,0 +1,108 @@
+"""Tables of results: runs.csv has a row per run; table.csv, table.md and accuracy.png summarise them over the seeds."""
+
+import csv
+import io
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from cnn_lightning.checkpointing.files import write_file
+from cnn_lightning.errors import UsageError
+from cnn_lightning.reporting import plots
+
+# Columns of runs.csv; the first four are the key of a run.
+COLUMNS = (
+    "variant", "data", "seed", "digest", "options", "weights", "test_acc", "test_loss", "val_acc", "epoch", "seconds",
+    "images_per_second", "threads", "jobs", "processor", "torch", "finished",
+)  # fmt: skip
+Key = tuple[str, ...]
+Row = Mapping[str, str]
+Summaries = dict[tuple[str, str], dict[str, Any]]  # by dataset and variant
+
+
+class Results:
+    """The rows of runs.csv, with tables and plot in the same folder.
+
+    Args:
+        path: The file, which need not exist yet.
+        keys: The runs that are compared; rows of other runs are kept, but are in no table.
+    """
+
+    def __init__(self, path: Path, keys: Sequence[Key]) -> None:
+        self.path, self.keys = path, keys
+        lines = list(csv.reader(path.read_text("utf-8", "replace").splitlines())) if path.exists() else [[*COLUMNS]]
+        if not lines or tuple(lines[0]) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
+            raise UsageError(f"{path} has other columns than this version writes: move it away")
+        self._all: dict[Key, Row] = {tuple(line[:4]): dict(zip(COLUMNS, line, strict=True)) for line in lines[1:]}
+
+    @property
+    def rows(self) -> dict[Key, Row]:
+        """The rows of the runs that are compared."""
+        return {key: self._all[key] for key in self.keys if key in self._all}
+
+    def add(self, key: Key, result: Mapping[str, Any]) -> None:
+        """Save the result of a run, and update the tables."""
+        self._all[key] = dict(zip(COLUMNS, key, strict=False)) | {name: str(result[name]) for name in COLUMNS[4:]}
+        write_file(self.path, as_csv(self._all.values()))
+        self.write_tables()
+
+    def write_tables(self) -> None:
+        """Write the tables and the plot, if there are rows."""
+        if summaries := summarize(self.rows.values()):
+            write_file(self.path.with_name("table.csv"), as_csv(summaries.values()))
+            write_file(self.path.with_name("table.md"), as_markdown(summaries).encode())
+            plots.accuracy_by_cost(summaries, self.path.with_name("accuracy.png"))
+
+    def seconds(self, key: Key) -> float:
+        """Estimate the training time of a run from other seeds of it, else from all rows; 0 if there are none."""
+        same = [row for other, row in self._all.items() if other[:2] == key[:2]]
+        return mean([float(row["seconds"]) for row in same or self._all.values()] or [0.0])
+
+
+def summarize(rows: Iterable[Row]) -> Summaries:
+    """Compute means over the seeds, and the sample standard deviation of the accuracy, None for one seed."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["data"], row["variant"]), []).append(row)
+    return {group: _summary(group_rows) for group, group_rows in groups.items()}
+
+
+def _summary(rows: list[Row]) -> dict[str, Any]:
+    names = ("test_acc", "test_loss", "seconds", "images_per_second")
+    acc, loss, seconds, speed = ([float(row[name]) for row in rows] for name in names)
+    return {
+        "data": rows[0]["data"],
+        "variant": rows[0]["variant"],
+        "seeds": len(rows),
+        "weights": int(rows[0]["weights"]),
+        "test_acc": round(mean(acc), 6),
+        "test_acc_sd": round(stdev(acc), 6) if len(rows) > 1 else None,
+        "test_loss": round(mean(loss), 5),
+        "seconds": round(mean(seconds), 1),
+        "images_per_second": round(mean(speed)),
+    }
+
+
+def as_csv(rows: Collection[Mapping[str, Any]]) -> bytes:
+    """Format rows, at least one, as a CSV file."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, next(iter(rows)), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue().encode()
+
+
+def as_markdown(summaries: Summaries) -> str:
+    """Format summaries as Markdown, one table for each dataset."""
+    text = ""
+    for data in dict.fromkeys(data for data, _ in summaries):
+        first = f"{data}, variant" if data else "variant"
+        text += f"\n| {first} | test accuracy | test loss | weights | training | images/s | seeds |\n"
+        text += f"| --- |{' ---: |' * 6}\n"
+        for row in (row for row in summaries.values() if row["data"] == data):
+            sd = "" if row["test_acc_sd"] is None else f" ± {100 * row['test_acc_sd']:.2f}"
+            text += f"| {row['variant']} | {100 * row['test_acc']:.2f}{sd} % | {row['test_loss']:.4f} | "
+            text += f"{row['weights']:,} | {row['seconds'] / 60:.1f} min | {row['images_per_second']:,} | "
+            text += f"{row['seeds']} |\n"
+    return text.removeprefix("\n")

@@ -1,0 +1,58 @@
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cnn_lightning.cli.compare import grid_cells
+from cnn_lightning.reporting.tables import Results, as_csv, as_markdown, summarize
+from tests.conftest import REPOSITORY
+
+KEYS = [(name, data, seed, "0") for name in ("a", "b") for data in ("M", "F") for seed in ("0", "1", "2")]
+
+
+def result(acc, loss, seconds=60.0):
+    rest = {"weights": 9406, "val_acc": 0.9, "epoch": 2, "seconds": seconds, "images_per_second": 1000, "threads": 1}
+    rest |= {"options": "--x", "jobs": 1, "processor": "p", "torch": "2", "finished": "now"}
+    return rest | {"test_acc": acc, "test_loss": loss}
+
+
+def test_table_has_mean_and_sample_standard_deviation():
+    Path("mine").mkdir()
+    results = Results(Path("mine/runs.csv"), KEYS)
+    for key, acc in zip(KEYS, (0.99, 0.98, 0.97, 0.5, 0.5, 0.5, 0.9), strict=False):
+        results.add(key, result(acc, 1 - acc))
+    lines = Path("mine/table.md").read_text().splitlines()
+    assert "| a | 98.00 ± 1.00 % | 0.0200 | 9,406 | 1.0 min | 1,000 | 3 |" in lines
+    assert "| a | 50.00 ± 0.00 % | 0.5000 | 9,406 | 1.0 min | 1,000 | 3 |" in lines
+    assert "| b | 90.00 % | 0.1000 | 9,406 | 1.0 min | 1,000 | 1 |" in lines
+    assert [line for line in lines if line.startswith(("| M", "| F"))] == [
+        f"| {data}, variant | test accuracy | test loss | weights | training | images/s | seeds |" for data in "MF"
+    ]
+    again = Results(Path("mine/runs.csv"), KEYS[:2])  # a smaller grid keeps the other rows
+    again.add(KEYS[0], result(0.5, 0.5))
+    with Path("mine/runs.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 7
+    assert "| a | 74.00 ± 33.94 % |" in Path("mine/table.md").read_text()
+
+
+def test_time_is_estimated_from_other_seeds_of_a_run_or_from_all_rows():
+    Path("mine").mkdir()
+    results = Results(Path("mine/runs.csv"), KEYS)
+    assert results.seconds(KEYS[0]) == 0
+    results.add(KEYS[0], result(0.9, 0.1, seconds=30.0))
+    results.add(KEYS[3], result(0.9, 0.1, seconds=90.0))
+    assert [results.seconds(KEYS[index]) for index in (1, 4, 6)] == [30, 90, 60]
+
+
+@pytest.mark.parametrize("name", ["ablation", "mnist", "records"])
+def test_published_tables_follow_from_their_rows(name):
+    """Nothing is left to train in docs/results: a recipe whose settings change is another run."""
+    folder = REPOSITORY / "docs/results" / name
+    path = folder / "grid.yaml"
+    cells = grid_cells(yaml.safe_load(path.read_text()), path)
+    rows = Results(folder / "runs.csv", [cell.key for cell in cells]).rows
+    assert len(rows) == len(cells)
+    summaries = summarize(rows.values())
+    assert as_markdown(summaries) == (folder / "table.md").read_text()
+    assert as_csv(summaries.values()) == (folder / "table.csv").read_bytes()

@@ -23,6 +23,9 @@ from cnn_lightning.metrics import LossAndAccuracy
 from cnn_lightning.nets import ConvNet
 from cnn_lightning.optim import Cosine, OneCycle
 
+# Base classes of what the settings in a checkpoint may name.
+MODEL_CLASSES = (ConvNet, Optimizer, OneCycle, Cosine)
+
 
 class ImageClassifier(LightningModule):
     """Trains a network with cross-entropy and measures loss and accuracy on training, validation and test images.
@@ -170,7 +173,3 @@ class ImageClassifier(LightningModule):
         results = {f"{stage}/{name}": values[name] for name in ("loss", "acc")}
         in_training = self.trainer.state.fn == TrainerFn.FITTING  # then Curves logs them
         self.log_dict(results, prog_bar=True, logger=False if in_training else None, sync_dist=True)
-
-
-# Base classes of what the settings in a checkpoint may name.
-MODEL_CLASSES = (ConvNet, Optimizer, OneCycle, Cosine)

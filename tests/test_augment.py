@@ -4,7 +4,8 @@ import torch
 from torch.nn.functional import grid_sample
 
 from cnn_lightning.data import augment
-from cnn_lightning.data.augment import Augment, Erase, FlipAndShift, Warp
+from cnn_lightning.data.augment import Erase, FlipAndShift, Warp
+from cnn_lightning.data.loader import TensorLoader
 
 
 def moved(image, mirrored, top, left, shift):
@@ -135,11 +136,12 @@ class TestErase:
 def test_changes_are_made_one_after_the_other():
     images = torch.randint(256, (9, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     changes = [FlipAndShift(True, 2), Warp(rotate=10, elastic=1), Erase(0.5)]
-    augment = Augment(changes)
-    draws = augment.draw(9, np.random.default_rng(5))
-    rng, expected = np.random.default_rng(5), images
+    whole, alone = (
+        TensorLoader(images, torch.zeros(9), size, lambda x: x, shuffle_seed=5, augment=changes) for size in (9, 1)
+    )
+    rng, expected = np.random.default_rng((5, 0, 1)), images[whole.sampler.order()]
     for change in changes:
         expected = change(expected, change.draw(9, rng))
-    assert torch.equal(augment(images, draws), expected)
-    alone = [augment(images[k : k + 1], [drawn[k : k + 1] for drawn in draws]) for k in range(9)]
-    torch.testing.assert_close(torch.cat(alone), expected)  # whatever the batches are
+    ((changed, _),) = whole
+    assert torch.equal(changed, expected)
+    torch.testing.assert_close(torch.cat([image for image, _ in alone]), expected)  # whatever the batches are

@@ -44,8 +44,8 @@ def test_network_of_the_article_gives_the_same_scores(script, net, images):
 
 
 def test_network_of_the_official_example():
-    assert sum(parameter.numel() for parameter in race.OfficialNet().parameters()) == 1_199_882
-    assert race.OfficialNet()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert sum(parameter.numel() for parameter in race.official_net().parameters()) == 1_199_882
+    assert race.official_net()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,8 @@ def test_network_of_the_official_example():
     [
         (["--networks", "Foo"], "argument --networks: invalid choice: 'Foo'"),
         (["--step", "3"], "unrecognized arguments: --step 3"),
-        (["--steps", "0"], "argument --steps: invalid PositiveInt value: '0'"),
+        (["--steps", "0"], "argument --steps: 0, expected at least 1"),
+        (["--repetitions", "two"], "argument --repetitions: two, expected at least 1"),
         (["--steps", "9999", "--networks", "WideCNN"], "WideCNN has at most 260: change --steps"),
         (["--race", "--steps", "3"], "--steps does not go with --race"),
         (["--output", "there.json"], "there.json exists and would be overwritten: change --output"),

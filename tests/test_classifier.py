@@ -91,7 +91,7 @@ class TestCurves:
 
 
 class TestTraining:
-    def test_learns_32_images_by_heart(self):
+    def test_memorises_32_images(self):
         seed_everything(0)
         module = Digits(batch_size=32)
         module.setup("fit")

@@ -170,7 +170,7 @@ class TestFit:
             assert text in printed
 
 
-class TestGoingOn:
+class TestResume:
     def test_in_its_own_folder_to_the_same_weights(self, train):
         settings = ("--model.net=LeNetCNN", "--model.lr_schedule=null", "--data=MNIST")
         whole = train(*settings, "--trainer.max_epochs=4")
@@ -456,7 +456,7 @@ class TestErrors:
             ("--ckpt_path tensor.ckpt", "tensor.ckpt is not a checkpoint of a run"),
             ("--ckpt_path file/last.ckpt", "cannot read the checkpoint file/last.ckpt: Not a directory"),
             ("--ckpt_path typo.yaml", "typo.yaml is not a checkpoint, or a damaged one"),
-            ("--save_every_n_steps 0", "save_every_n_steps is 0, expected more than 0: change --save_every_n_steps"),
+            ("--save_every_n_steps 0", "save_every_n_steps is 0, expected at least 1: change --save_every_n_steps"),
             (
                 "--data Digits --trainer.val_check_interval 9999",
                 "`val_check_interval` (9999) must be less than or equal",

@@ -176,7 +176,7 @@ class TestGrid:
         assert not Path("new/grid.yaml").exists()
 
     def test_other_mistakes(self, script, error_of):
-        assert "argument --jobs: invalid PositiveInt value: '0'" in error_of(script.compare, "mine", "--jobs", "0")
+        assert "argument --jobs: 0, expected at least 1" in error_of(script.compare, "mine", "--jobs", "0")
         assert "--help" in error_of(script.compare, "mine", "--net", "MLP")
         Path("file").touch()
         assert "cannot write to file" in error_of(script.compare, "file", "--nets", "MLP")

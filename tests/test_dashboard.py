@@ -186,7 +186,7 @@ def test_to_look_changes_nothing(train, net):
     assert set(scalars(runs[0])) == set(scalars(runs[1]))
 
 
-def test_a_run_that_goes_on_has_one_point_for_every_epoch(train):
+def test_a_resumed_run_has_one_point_for_every_epoch(train):
     settings = ("--data=MNIST", "--model.lr_schedule=null")
     train(*settings, "--trainer.max_epochs=2")
     run = train(*settings, "--trainer.max_epochs=3", "--ckpt_path=last")

@@ -70,7 +70,7 @@ class TestSplit:
         first, second = (fitted(MNIST(tiny_root, split_seed=seed)) for seed in (0, 1))
         assert rows(first._parts["val"][0]) != rows(second._parts["val"][0])
 
-    @pytest.mark.parametrize("val_size", [0, 9, 391, 400, 5000, 0.0, 0.99, 1.0, -1, math.nan, math.inf])
+    @pytest.mark.parametrize("val_size", [0, 9, 391, 400, 5000, 0.0, 0.99, 1.0, -1, math.nan, math.inf, None])
     def test_refuses_what_leaves_too_few(self, tiny_root, val_size):
         with pytest.raises(UsageError, match=rf"val_size is {val_size}, expected .* of the 400 ") as error:
             MNIST(tiny_root, val_size=val_size).setup("fit")
@@ -388,6 +388,7 @@ def tiny_copy(tiny_root, tmp_path):
     [
         {"batch_size": 0},
         {"batch_size": -5},
+        {"pad": None},
         {"std": 0.0},
         {"std": math.inf},
         {"mean": math.nan},

@@ -52,7 +52,7 @@ def test_two_processes_are_as_one(tmp_path):
 
 @pytest.mark.campaign
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_two_processes_stop_and_go_on_together(tmp_path, number, code):
+def test_two_processes_stop_and_resume_together(tmp_path, number, code):
     settings = ("--model.net=WideCNN", "--model.net.width=4", "--trainer.max_epochs=12", "--dashboard=false")
     process = train_with_two(tmp_path, *settings, PYTHONUNBUFFERED="1")
     for line in process.stdout:

@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from PIL import ImageColor
 from torch import nn
 
 from cnn_lightning import FastCNN, TwoLayerCNN
+from cnn_lightning.reporting import palette
 from cnn_lightning.reporting.images import confusion_matrix, feature_maps, filters, grid, misclassified, pixels
-from cnn_lightning.reporting.palette import BLUE
 from tests.test_nets import NETS
+
+BLUE = ImageColor.getrgb(palette.BLUE)
 
 
 class TestGrid:

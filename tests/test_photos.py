@@ -112,7 +112,7 @@ def test_images_of_the_dataset_stay(grey):
     digits = Digits().read(train=False)[0][:100]
     for digit in digits:
         same = DIGITS(Image.fromarray(digit[0].numpy()))
-        assert distance(same * (digit.max() / 255), digit) < 0.6  # a speck at most, but for the contrast
+        assert distance(same * (digit.max() / 255), digit) < 0.6  # a speck at most, except for the contrast
 
 
 def test_small_images_are_moved_but_not_scaled(grey, prepared):

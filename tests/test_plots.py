@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from torch.utils.tensorboard import SummaryWriter
 
 from cnn_lightning.reporting import palette, plots
@@ -92,7 +92,7 @@ def small_png(path):
 def has_colour(path, colour):
     """Whether at least a few pixels have a colour, up to the rounding of the palette."""
     with Image.open(path) as image:
-        distance = np.abs(np.asarray(image.convert("RGB")).astype(int) - colour)
+        distance = np.abs(np.asarray(image.convert("RGB")).astype(int) - ImageColor.getrgb(colour))
     return (distance.max(axis=-1) < 12).sum() > 10
 
 

@@ -89,7 +89,7 @@ def test_csv_and_picture(run, digits, capsys):
         assert sum(float(row[f"p({digit})"]) for digit in range(10)) == pytest.approx(1, abs=1e-5)
     with Image.open("seen.png") as picture:
         seen = np.asarray(picture)
-    # The first picture, a dark digit on white, and beside it what the network sees, white on black.
+    # The first picture, a dark digit on white, and next to it what the network sees, white on black.
     assert seen[2:86, 2:86].mean() > 128 > seen[2:86, 86:170].mean()
 
 
@@ -104,6 +104,19 @@ def test_probabilities_are_those_of_the_network(run, digits):
     with Path("out.csv").open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert [float(row[f"p({digit})"]) for digit in range(10)] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_file_that_is_named_twice_has_two_rows(run, digits, capsys):
+    Path("bad.png").touch()
+    with pytest.raises(SystemExit):
+        predict([CPU, "photos/00.png", "bad.png", "photos/00.png", "--csv=out.csv", "--picture=seen.png"])
+    assert capsys.readouterr().out.count("photos/00.png") == 2
+    with Path("out.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["photos/00.png", "bad.png", "photos/00.png"]
+    assert rows[0] == rows[2]
+    with Image.open("seen.png") as picture:
+        assert picture.width == 2 * (2 * 84 + 12)
 
 
 def test_a_network_on_a_larger_canvas(train, digits, capsys):

@@ -285,7 +285,7 @@ class TestRuns:
         run("logs", "--trainer.limit_test_batches=0")
         assert reads.count("last.ckpt") == 1
 
-    def test_last_starts_a_new_run_where_there_is_none(self, run, capsys):
+    def test_last_starts_a_new_run_if_no_run_exists(self, run, capsys):
         assert run("new").name == "version_0"
         assert "starting a new run" in capsys.readouterr().out
 
@@ -335,7 +335,7 @@ class TestRuns:
         with pytest.raises(UsageError, match="name another"):
             read_run_checkpoint(last)
 
-    def test_go_on_with_the_seed_they_began_with(self, run, interrupt, capsys):
+    def test_resume_with_their_seed(self, run, interrupt, capsys):
         interrupt(DieAt(8), "logs", "--seed_everything=7")
         run("logs")
         assert "seed 7" in capsys.readouterr().out.split("Resuming")[1]
@@ -364,7 +364,7 @@ class TestRuns:
         assert "best.ckpt is of another run: give --trainer.logger another folder" in capsys.readouterr().err
         assert {path: path.read_bytes() for path in Path("csv").rglob("*.ckpt")} == saved
 
-    def test_a_damaged_best_checkpoint_is_noticed_when_a_run_goes_on(self, run, capsys):
+    def test_a_damaged_best_checkpoint_is_noticed_on_resume(self, run, capsys):
         path = run("logs") / "checkpoints/best.ckpt"
         os.truncate(path, 5000)
         with pytest.raises(SystemExit):

@@ -3,8 +3,6 @@
 They expect an ImageClassifier that is trained on an ImageDataModule.
 """
 
-from __future__ import annotations
-
 import io
 import sys
 import warnings
@@ -12,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +25,6 @@ from cnn_lightning.callbacks.config import SaveConfig
 from cnn_lightning.callbacks.progress import Layer, layers_of
 from cnn_lightning.checkpointing.settings import flat_settings
 from cnn_lightning.reporting import images
-
-if TYPE_CHECKING:  # its import takes half a second, which --help does not need
-    from torch.utils.tensorboard import SummaryWriter
 
 HOW_TO_READ = Path(__file__).with_name("how_to_read.md")
 CHARTS = {
@@ -65,9 +60,8 @@ class Overview(Callback):
 class Pictures(Callback):
     """Draws pictures and a precision-recall curve of every class after every epoch.
 
-    They show examples of augmentation, the first training images of an epoch, the filters of the first layer, the
-    feature maps of a validation image, the confusion matrix, and the misclassified validation images with the highest
-    confidence (of rank 0's images).
+    They show augmentation, the first training images of an epoch, the filters of the first layer, the feature maps of a
+    validation image, the confusion matrix, and rank 0's misclassified validation images with the highest confidence.
     """
 
     IMAGES = 32
@@ -76,14 +70,15 @@ class Pictures(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Draw images as they are, and next to each what augmentation may turn it into."""
         loader = trainer.train_dataloader
-        if loader.augment is None or trainer.global_step:  # a resumed run has drawn it
+        if not loader.augment or trainer.global_step:  # a resumed run has drawn it
             return
         for writer in _writers(trainer):
             originals = loader.images[: self.IMAGES // (1 + self.VERSIONS)]
-            draws = loader.augment.draw(len(originals) * self.VERSIONS, np.random.default_rng(0))
-            repeated = originals.repeat_interleave(self.VERSIONS, dim=0)
-            changed = loader.augment(repeated, [drawn.to(originals.device) for drawn in draws]).to(torch.uint8)
-            rows = torch.cat([originals[:, None], changed.unflatten(0, (len(originals), -1))], dim=1)
+            changed, rng = originals.repeat_interleave(self.VERSIONS, dim=0), np.random.default_rng(0)
+            for change in loader.augment:
+                changed = change(changed, change.draw(len(changed), rng).to(changed.device))
+            changed = changed.to(torch.uint8).unflatten(0, (len(originals), -1))
+            rows = torch.cat([originals[:, None], changed], dim=1)
             captions = ["as it is", *[""] * self.VERSIONS] * len(originals)
             grid = images.grid(images.pixels(rows.flatten(0, 1)), captions, columns=1 + self.VERSIONS)
             _add_image(writer, "augmentation", grid, 1)
@@ -93,8 +88,8 @@ class Pictures(Callback):
         if batch_idx:
             return
         for writer in _writers(trainer):
-            names = [trainer.datamodule.class_names[label] for label in batch[1][: self.IMAGES]]
-            grid = images.grid(images.pixels(batch[0][: self.IMAGES]), names)
+            shown, labels = (part[: self.IMAGES] for part in batch)
+            grid = images.grid(images.pixels(shown), [trainer.datamodule.class_names[label] for label in labels])
             _add_image(writer, "training_images", grid, trainer.current_epoch + 1)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -118,18 +113,18 @@ class Pictures(Callback):
             _add_image(writer, "feature_maps", images.feature_maps(net, example), epoch)
 
 
-def _writers(trainer: Any) -> Iterator[SummaryWriter]:
+def _writers(trainer: Any) -> Iterator[Any]:
     """The event files of rank 0; other ranks have none."""
     if trainer.is_global_zero:
         yield from (logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger))
 
 
-def _add_image(writer: SummaryWriter, name: str, image: Image.Image | None, epoch: int) -> None:
+def _add_image(writer: Any, name: str, image: Image.Image | None, epoch: int) -> None:
     if image is not None:
         writer.add_image(f"images/{name}", np.asarray(image), epoch, dataformats="HWC")
 
 
-def _add_graph(writer: SummaryWriter, pl_module: Any) -> None:
+def _add_graph(writer: Any, pl_module: Any) -> None:
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # the writer prints errors as well
         warnings.filterwarnings("ignore", "`torch.jit.trace", FutureWarning)  # the writer calls it
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # a network may branch on shapes
@@ -167,7 +162,7 @@ def _size_formula(layer: Layer) -> str:
     """Like "(28 - 5 + 2·2) / 1 + 1 = 28" for a convolution or pooling, "" for other layers."""
     if not isinstance(layer.module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         return ""
-    sizes: tuple[Any, ...] = (layer.module.kernel_size, layer.module.padding, layer.module.stride)
+    sizes: list[Any] = [layer.module.kernel_size, layer.module.padding, layer.module.stride]
     kernel, padding, stride = (size[0] if isinstance(size, tuple) else size for size in sizes)
     side, out = layer.in_size[2], layer.out_size[2]
     if isinstance(padding, str) or (side - kernel + 2 * padding) // stride + 1 != out:

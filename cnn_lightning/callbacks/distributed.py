@@ -26,7 +26,7 @@ class DistributedCorrections(Callback):
 def loss_over_ranks(
     logits: Tensor, labels: Tensor, label_smoothing: float, strategy: Strategy
 ) -> tuple[Tensor, Tensor]:
-    """Compute cross-entropy of a batch of which the ranks have different numbers of images.
+    """Compute the cross-entropy of a batch where the ranks have different numbers of images.
 
     DistributedDataParallel averages the gradients of the ranks, so that the mean over each rank's images would weight
     an image of a small batch more.

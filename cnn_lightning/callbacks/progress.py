@@ -16,8 +16,8 @@ SECONDS = 0.2  # between two drawings of the bar
 def _if_due(hook: Callable[..., None], bar: str) -> Callable[..., None]:
     """Call a hook after the last batch and otherwise once in ``SECONDS``.
 
-    Lightning counts steps, but those of different networks differ by a factor of 100 in time. Drawing takes as long as
-    a step of a small network, and makes a GPU wait for the metrics.
+    Custom because Lightning counts steps, whose time differs by a factor of 100 between networks. Drawing takes as long
+    as a step of a small network, and makes a GPU wait for the metrics.
     """
 
     def draw(self: "ProgressBar", *args: Any) -> None:
@@ -92,8 +92,8 @@ def layers_of(pl_module: Any) -> Iterator[Layer]:
     # Lightning moves the example to the network's device, but does not convert it to its precision (bf16-true).
     pl_module.example_input_array = pl_module.example_input_array.to(next(pl_module.net.parameters()).dtype)
     summary = summarize(pl_module, max_depth=-1)
-    rows = zip(summary.layer_names, summary.in_sizes, summary.out_sizes, summary.param_nums, strict=True)
-    for name, *numbers in rows:
+    columns = (summary.layer_names, summary.in_sizes, summary.out_sizes, summary.param_nums)
+    for name, *numbers in zip(*columns, strict=True):
         module = pl_module.get_submodule(name)
         if name.startswith("net.") and not list(module.children()):
             yield Layer(name.removeprefix("net."), module, *numbers)

@@ -30,7 +30,7 @@ class Signals:
     Python would stop in the middle of a step, and Lightning would save in the middle of one.
     """
 
-    # Steps between two exchanges of the ranks, each of which takes as long as a small step.
+    # Steps between two exchanges of the ranks; an exchange takes as long as a small step.
     EVERY = 10
 
     def __init__(self) -> None:

@@ -45,8 +45,8 @@ def check_classes(settings: Any, bases: tuple[type, ...], path: str | Path) -> N
 
     Args:
         settings: Nested, with ``class_path`` and the like.
-        bases: Classes of which the named ones must be subclasses.
-        path: The checkpoint, for the message.
+        bases: Base classes that the named classes must have.
+        path: The checkpoint, named in the message.
 
     Raises:
         UsageError: Another name is there.

@@ -5,6 +5,7 @@ import io
 import pickle
 import struct
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from cnn_lightning.errors import UsageError
 _LENGTH = struct.pack("<H", 64)
 # What Lightning needs to test a checkpoint, besides the weights.
 _SAVED_BY_LIGHTNING = {"loops", "global_step", "pytorch-lightning_version"}
+
+
+# What zipfile raises where it meets damage.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, OverflowError, struct.error)
 
 
 class DamagedError(UsageError):
@@ -85,7 +90,7 @@ def _is_intact(content: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return archive.testzip() is None
-    except Exception:  # zipfile reports damage by exceptions of many kinds
+    except _ZIP_ERRORS:
         return False
 
 

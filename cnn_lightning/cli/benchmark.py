@@ -35,15 +35,13 @@ from typing import Any
 
 import lightning
 import torch
-from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LambdaCallback
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from cnn_lightning.cli.exit_codes import OptionParser, command
+from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command
 from cnn_lightning.cli.fit import FitCLI
 from cnn_lightning.cli.race import race, recipe_settings
 from cnn_lightning.cli.run_folders import make_folder
@@ -66,15 +64,16 @@ def benchmark(args: Sequence[str]) -> None:
     """Compare ways of training, or race."""
     parser = OptionParser(__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    networks = [network for network in RECIPES if network != "DeepCNN"]  # which takes minutes
     modes, steps = ("default", "reduce-overhead", "max-autotune"), f"default: {STEPS}, or what takes {IMAGES:,} images"
-    parser.add_argument("--networks", nargs="+", choices=RECIPES, default=networks, help="default: all but DeepCNN")
+    fast = [network for network in RECIPES if network != "DeepCNN"]
+    parser.add_argument("--networks", nargs="+", choices=RECIPES, default=fast, help="default: all but DeepCNN")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help=f"default: {device}")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of loop and fit")
     parser.add_argument("--compile_mode", choices=modes, help="of loop and fit; default: not compiled")
-    parser.add_argument("--steps", type=PositiveInt, help=f"in a measurement; {steps}")
-    parser.add_argument("--repetitions", type=PositiveInt, default=5, help="default: 5")
-    parser.add_argument("--output", type=Path, help="the JSON file; default: logs/benchmark_TIME.json")
+    parser.add_argument("--steps", type=at_least_one, help=f"in a measurement; {steps}")
+    parser.add_argument("--repetitions", type=at_least_one, default=5, help="default: 5")
+    path = Path(f"logs/benchmark_{datetime.now():%Y-%m-%d_%H-%M-%S}.json")
+    parser.add_argument("--output", type=Path, default=path, help="the JSON file; default: logs/benchmark_TIME.json")
     parser.add_argument("--race", action="store_true", help="fast_mnist against PyTorch's official MNIST example")
     options = parser.parse_args(args)
     for name in COMPARISON if options.race else ():
@@ -82,28 +81,25 @@ def benchmark(args: Sequence[str]) -> None:
             raise UsageError(f"--{name} does not go with --race: leave out one of them")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("there is no CUDA device here: change --device to cpu")
-    path = options.output or Path(f"logs/benchmark_{datetime.now():%Y-%m-%d_%H-%M-%S}.json")
-    make_folder(path.parent, "--output")
-    if path.exists():
-        raise UsageError(f"{path} exists and would be overwritten: change --output")
-    machine = {
-        **{"cores": os.cpu_count() or 0, "threads": torch.get_num_threads()},
-        **({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {}),
-        **{"processor": processor_name(), "torch": torch.__version__, "lightning": lightning.__version__},
-    }
+    make_folder(options.output.parent, "--output")
+    if options.output.exists():
+        raise UsageError(f"{options.output} exists and would be overwritten: change --output")
+    machine: dict[str, Any] = {"cores": os.cpu_count() or 0, "threads": torch.get_num_threads()}
+    if options.device == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name()
+    machine |= {"processor": processor_name(), "torch": torch.__version__, "lightning": lightning.__version__}
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     results = race(options.device) if options.race else compare(options)
     asked = {name: value for name, value in vars(options).items() if name not in ("output", *COMPARISON * options.race)}
-    path.write_text(json.dumps({"machine": machine, "options": asked, "results": results}, indent=2) + "\n")
-    print(f"figures     {path}")
+    options.output.write_text(json.dumps({"machine": machine, "options": asked, "results": results}, indent=2) + "\n")
+    print(f"figures     {options.output}")
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Measure every network in three ways and print a row for each."""
     ways = {"article": article, "loop": loop, "fit": fit}
     print(f"\nimages per second, median of {options.repetitions}; fit and loop in {options.precision}, article in fp32")
-    columns = f"{'network':<13}{'batch':>5}{'steps':>7}{'article':>10}{'loop':>10}{'fit':>10}"
-    print(f"{columns}   fit/article         fit/loop")
+    print("network      batch  steps   article      loop       fit   fit/article         fit/loop")
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_random_images(Path(folder))
@@ -128,41 +124,31 @@ class Run(FitCLI):
     """A new network with its data, optimizer and trainer, as ``scripts/fit.py`` builds them."""
 
     def __init__(self, network: str, options: argparse.Namespace, folder: str) -> None:
-        self.options, self.folder = options, folder
-        self.device = options.device
+        self.options, self.device = options, options.device
         self.times: list[float] = []
-        settings = [
-            *(f"--data.root={folder}", "--data.drop_last=true"),
-            *("--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=2"),
-            *(f"--trainer.precision={options.precision}", f"--model.compile_mode={options.compile_mode or 'null'}"),
-        ]
+        settings = recipe_settings(RECIPES[network], options.device, folder)
+        settings += [f"--data.root={folder}", "--data.drop_last=true", f"--trainer.precision={options.precision}"]
+        settings += ["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=2"]
         torch.compiler.reset()  # it compiles a network only a few times
         with redirect_stdout(io.StringIO()):
-            super().__init__([*recipe_settings(RECIPES[network], options.device, folder), *settings])
+            super().__init__([*settings, f"--model.compile_mode={options.compile_mode or 'null'}"])
             self.datamodule.setup("fit")
+        self.batch_size = self.datamodule.batch_size
+        self.steps = options.steps or max(STEPS, IMAGES // self.batch_size)
         self.epoch_steps = self.datamodule.size("train") // self.batch_size
         if self.steps > (most := self.epoch_steps - WARM_UP):
             raise UsageError(f"steps is {self.steps}, {network} has at most {most}: change --steps")
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Let the epoch end after the measured steps."""
-        self.batch_size = self.datamodule.batch_size
-        self.steps = self.options.steps or max(STEPS, IMAGES // self.batch_size)
-        return super().instantiate_trainer(limit_train_batches=WARM_UP + self.steps, **kwargs)
+        self.trainer.limit_train_batches = WARM_UP + self.steps
 
     def callbacks(self, settings: Any) -> list[Callback]:
         """Add a stopwatch, which Lightning calls before it saves checkpoints."""
+        hooks = ("on_train_batch_start", "on_train_epoch_end", "on_train_end")
+        return [*super().callbacks(settings), LambdaCallback(**dict.fromkeys(hooks, self.note_time))]
 
-        def end_warm_up(trainer: Trainer, model: Any, batch: Any, index: int) -> None:
-            if index == WARM_UP:
-                self.note_time()
-
-        ends = {"on_train_epoch_end": self.note_time, "on_train_end": self.note_time}
-        return [*super().callbacks(settings), LambdaCallback(on_train_batch_start=end_warm_up, **ends)]
-
-    def note_time(self, *_: Any) -> None:
-        """Append the current time to ``times``."""
-        self.times.append(self.now())
+    def note_time(self, trainer: Any, model: Any, batch: Any = None, index: int = WARM_UP) -> None:
+        """Append the time to ``times``: before the first batch after the warm-up, after the epoch, and at the end."""
+        if index == WARM_UP:
+            self.times.append(self.now())
 
     def now(self) -> float:
         """Return the time in seconds, after the device has finished all its work."""
@@ -184,7 +170,7 @@ def article(run: Run) -> float:
     data: Any = run.datamodule
     net = as_in_the_article(run.model.net).to(run.device)
     to_input = transforms.Compose([transforms.ToTensor(), transforms.Normalize((data.mean,), (data.std,))])
-    dataset = data.source(run.folder, train=True, transform=to_input)
+    dataset = data.source(data.root, train=True, transform=to_input)
     optimizer = run.model.optimizer(net.parameters())
 
     def step(images: Tensor, labels: Tensor) -> None:

@@ -36,13 +36,12 @@ from typing import Any
 import torch
 import yaml
 from filelock import AcquireReturnProxy, FileLock, Timeout
-from jsonargparse.typing import PositiveInt
 
 from cnn_lightning import ImageClassifier
 from cnn_lightning.checkpointing.files import write_file
 from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.checkpointing.settings import epoch_of
-from cnn_lightning.cli.exit_codes import OptionParser, command
+from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command
 from cnn_lightning.cli.run_folders import make_folder, newest_best
 from cnn_lightning.cli.terminal import processor_name, relative_path
 from cnn_lightning.errors import UsageError
@@ -60,7 +59,7 @@ def compare(args: Sequence[str]) -> None:
     parser.add_argument("--data", nargs="+", help="datasets to compare them on")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2")
     parser.add_argument("--options", help='options of scripts/fit.py for all: --options="--NAME VALUE ..."')
-    parser.add_argument("--jobs", type=PositiveInt, default=1, help="runs in parallel, sharing the cores; default: 1")
+    parser.add_argument("--jobs", type=at_least_one, default=1, help="runs in parallel, sharing the cores; default: 1")
     parser.add_argument("--logs", type=Path, default=Path("logs/compare"), help="folder of runs; default: logs/compare")
     options = parser.parse_args(args)
     recipes = {name: f"--config cnn_lightning/recipes/{name}.yaml" for name in options.recipes}
@@ -117,14 +116,11 @@ class Cell:
 
     def command(self, logs: Path) -> list[str]:
         """The command that starts or resumes the run."""
-        return [
-            *(sys.executable, "-m", "cnn_lightning", "fit"),
-            *([f"--config={self.recipe}"] if self.recipe else []),
-            *self.options,
-            *([f"--data={self.data}"] if self.data else []),
-            *(f"--seed_everything={self.seed}", f"--trainer.default_root_dir={self.folder(logs)}"),
-            *("--ckpt_path=last", "--trainer.enable_progress_bar=false", "--dashboard=false"),
-        ]
+        words = [sys.executable, "-m", "cnn_lightning", "fit"]
+        words += [f"--config={self.recipe}"] if self.recipe else []
+        words += [*self.options, *([f"--data={self.data}"] if self.data else []), f"--seed_everything={self.seed}"]
+        words += [f"--trainer.default_root_dir={self.folder(logs)}", "--ckpt_path=last"]
+        return [*words, "--trainer.enable_progress_bar=false", "--dashboard=false"]
 
 
 def read_grid(path: Path, asked: Mapping[str, Any]) -> list[Cell]:

@@ -31,10 +31,9 @@ def duplicates(args: Sequence[str]) -> None:
     parser.add_argument("--data", choices=DATASETS, default="FashionMNIST", help="default: FashionMNIST")
     parser.add_argument("--picture", type=Path, help=f"draw {SHOWN} near-duplicates to this new PNG file")
     options = parser.parse_args(args)
-    picture = options.picture
+    data, picture = DATASETS[options.data](), options.picture
     if picture and (picture.exists() or picture.suffix != ".png" or not picture.parent.is_dir()):
         raise UsageError(f"--picture {picture}: expected a new file that ends in .png, in an existing folder")
-    data = DATASETS[options.data]()
     data.prepare_data()
     (train, train_labels), (test, test_labels) = data.read(train=True), data.read(train=False)
     distance, nearest, mirrored = nearest_images(test, train, data.can_flip)
@@ -47,7 +46,8 @@ def duplicates(args: Sequence[str]) -> None:
         print(f"| {limit} | {near.sum():,} | {(near & mirrored).sum():,} | {(near & ~same).sum():,} |")
     if picture:
         order = torch.where(distance > 0, distance, torch.inf).argsort()[:SHOWN]
-        found = torch.where(mirrored[order, None, None, None], train[nearest[order]].flip(3), train[nearest[order]])
+        found = train[nearest[order]]
+        found = torch.where(mirrored[order, None, None, None], found.flip(3), found)
         captions = []
         for index in order.tolist():
             captions += [f"test {index}", f"RMS {distance[index]:.1f}{'' if same[index] else ', other label'}"]

@@ -83,6 +83,13 @@ def option_of(argument: str) -> str:
     return f"--model.net.{argument}"
 
 
+def at_least_one(text: str) -> int:
+    """Convert the text of an option to a positive number."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}, expected at least 1")
+    return int(text)
+
+
 class OptionParser(argparse.ArgumentParser):
     """Parses the options of a command that trains nothing itself; an invalid one is an error in one line.
 

@@ -25,8 +25,8 @@ from cnn_lightning.reporting import images
 
 # Votes of five people: the label, the digit proposed instead, or neither.
 # Source: mturk/mnist_mturk.json of github.com/cleanlab/label-errors.
-with Path(__file__).with_name("wrong_labels.csv").open(encoding="utf-8") as _file:
-    WRONG_LABELS = {row["image"]: row for row in csv.DictReader(_file)}
+_VOTES = Path(__file__).with_name("wrong_labels.csv").read_text(encoding="utf-8")
+WRONG_LABELS = {row["image"]: row for row in csv.DictReader(_VOTES.splitlines())}
 
 
 @command
@@ -40,7 +40,7 @@ def mistakes(args: Sequence[str]) -> None:
     for file in (path, picture):
         if file.exists():
             raise UsageError(f"{file} exists, expected a new file: change --into, or move it away")
-    rows = read_predictions(options.predictions)
+    rows = _read_predictions(options.predictions)
     wrong = [row for row in rows if row["correct"] == "0"]
     doubtful = [row for row in rows if row["index"] in WRONG_LABELS]
     known = [row for row in wrong if row in doubtful]
@@ -49,10 +49,8 @@ def mistakes(args: Sequence[str]) -> None:
     digits, _ = data.read(train=False)
     make_folder(options.into, "--into")
     if wrong:
-        captions = [
-            f"{row['index']}{'*' * (row in doubtful)}\n{row['predicted']}, label {row['true']}" for row in wrong
-        ]
         shown = digits[[int(row["index"]) for row in wrong], 0].numpy()
+        captions = [f"{row['index']}{'*' * (row in known)}\n{row['predicted']}, label {row['true']}" for row in wrong]
         images.grid(shown, captions, columns=10).save(picture, optimize=True)
     template = Template(Path(__file__).with_name("mistakes.md").read_text(encoding="utf-8"), trim_blocks=True)
     page = template.render(
@@ -66,15 +64,10 @@ def mistakes(args: Sequence[str]) -> None:
     print(f"{len(wrong)} misclassified images in {relative_path(path)}")
 
 
-def read_predictions(path: Path) -> list[dict[str, str]]:
-    """Read the predictions for the 10,000 test images.
-
-    Raises:
-        UsageError: ``scripts/evaluate.py`` did not write the file, or not for MNIST.
-    """
+def _read_predictions(path: Path) -> list[dict[str, str]]:
+    """Read the predictions for the 10,000 test images."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     if len(rows) != 10_000 or {"index", "true", "predicted", "correct", *map(str, range(10))} - rows[0].keys():

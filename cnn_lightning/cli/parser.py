@@ -61,11 +61,11 @@ class OneLineParser(LightningArgumentParser):
                 return f"{option} {match[1]}: there is no such class{_did_you_mean(match[1], names)}"
         given = re.search(r"NestedArg\(key='\S+', val='?(.*?)'?\)", message)
         given = given or re.search(r"(?:Got|Given) value: (.*?)\.?(?: Got|\n|$)", message)
-        if match := re.search(r"Not of type \S+ (?:(\S+) )?does not conform to restriction (.*)", message):
-            bounds = match[2]
+        if match := re.search(r"Not of type (\S+): (?:(\S+) )?does not conform to restriction (.*)", message):
+            bounds = match[3].replace("v>0", "at least 1") if match[1] == "PositiveInt" else match[3]
             for sign, words in _BOUNDS.items():
                 bounds = bounds.replace(sign, words)
-            return f"{keys[-1]} is {match[1] or (given and given[1])}, expected {bounds}: change {option}"
+            return f"{keys[-1]} is {match[2] or (given and given[1])}, expected {bounds}: change {option}"
         kinds = re.findall(r"Expected an? (?:<class '|typing.Literal\[)(.*?)(?:'>|\])", message)
         if given and kinds:
             expected = " or ".join(dict.fromkeys(kinds)).replace("NoneType", "null")

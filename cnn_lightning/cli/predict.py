@@ -3,10 +3,9 @@
 import csv
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +21,14 @@ from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.data.photos import Preparation, read_photo
 from cnn_lightning.errors import UsageError
 from cnn_lightning.lightning_fixes import keyboard_interrupt
-from cnn_lightning.reporting import images as pictures
+from cnn_lightning.reporting.images import grid
+from cnn_lightning.reporting.palette import PAPER
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 UNSURE = 0.8  # probability below which a prediction is flagged
 SIDE = 84  # of a picture in --picture, in pixels
 MOST_SHOWN = 400
+COLUMNS = ("file", "class", "probability", "second_class", "second_probability", "unsure", "error")  # of --csv
 
 
 class PredictCLI(TrainedCLI):
@@ -57,43 +58,12 @@ class PredictCLI(TrainedCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-@dataclass
-class Picture:
-    """A picture that could be read.
-
-    Attributes:
-        path: The file.
-        photo: (SIDE, SIDE, 3) uint8: the picture, made small.
-        image: (1, 28, 28) uint8: what the network sees.
-    """
+class Picture(NamedTuple):
+    """A picture that could be read."""
 
     path: Path
-    photo: np.ndarray
-    image: Tensor
-
-
-@dataclass
-class Prediction:
-    """The class of a picture.
-
-    Attributes:
-        probabilities: (num_classes,) float, as a list.
-        first: The likeliest class.
-        probability: Its probability.
-        second: The second likeliest class.
-        other: Its probability.
-    """
-
-    probabilities: list[float]
-    first: str
-    probability: float
-    second: str
-    other: float
-
-    @property
-    def is_unsure(self) -> bool:
-        """Whether the probability is too low to be believed."""
-        return self.probability < UNSURE
+    image: Tensor  # (1, 28, 28) uint8: what the network sees
+    both: np.ndarray  # (SIDE, 2 * SIDE, 3) uint8: the picture, made small, and what the network sees
 
 
 @command
@@ -111,35 +81,42 @@ def predict(args: Sequence[str]) -> None:
         name = type(cli.datamodule).__name__
         raise UsageError(f"{name} does not say how its images were made: give the class an attribute preparation")
     for option in ("csv", "picture"):
-        _check_new(f"--{option}", config[option])
+        if config[option] is not None:
+            _check_new(f"--{option}", config[option])
     files = [path for name in config.images for path in _files(Path(name))]
-    read = {path: _read(path, preparation) for path in files}
-    good = [picture for picture in map(read.get, files) if isinstance(picture, Picture)]
+    pictures: list[Picture] = []
+    rows: dict[Path, list[Any]] = {}  # of --csv, without the file
     for path in files:
-        if isinstance(error := read[path], UsageError):
+        try:
+            pictures.append(_read(path, preparation))
+        except UsageError as error:
             print(f"error: {_printable(path)}: {error}", file=sys.stderr)
-    if not good:
+            rows[path] = ["", "", "", "", "", error]
+    if not pictures:
         exit_with("none of the pictures could be read")
-    predictions = _classify(cli, good)
+    rows |= zip([picture.path for picture in pictures], _classify(cli, pictures), strict=True)
     class_names = cli.datamodule.class_names
-    _print_table(good, predictions, class_names)
+    _print_table(pictures, rows, class_names)
     try:
         if config.csv:
-            by_path = {picture.path: prediction for picture, prediction in zip(good, predictions, strict=True)}
-            _write_csv(Path(config.csv), files, by_path, read, class_names)
+            with Path(config.csv).open("w", newline="", encoding="utf-8") as file:
+                table = csv.writer(file, lineterminator="\n")
+                table.writerow([*COLUMNS, *(f"p({name})" for name in class_names)])
+                table.writerows([_printable(path), *rows[path]] for path in files)
         if config.picture:
-            _draw(good[:MOST_SHOWN], predictions).save(config.picture)
+            shown = pictures[:MOST_SHOWN]
+            captions = [f"{_printable(path.name)[:28]}\n{rows[path][0]} {rows[path][1]:.0%}" for path, *_ in shown]
+            both = np.stack([picture.both for picture in shown])
+            grid(both, captions, columns=4, tile=2 * SIDE + 12).save(config.picture)
     except OSError as error:
         raise UsageError(f"cannot write ({error}): change --csv or --picture") from error
-    if config.picture and len(good) > MOST_SHOWN:
-        print(f"{config.picture} shows the first {MOST_SHOWN} of {len(good):,} pictures.")
-    if len(good) < len(files):
+    if config.picture and len(pictures) > MOST_SHOWN:
+        print(f"{config.picture} shows the first {MOST_SHOWN} of {len(pictures):,} pictures.")
+    if len(pictures) < len(files):
         sys.exit(1)
 
 
-def _check_new(option: str, name: str | None) -> None:
-    if name is None:
-        return
+def _check_new(option: str, name: str) -> None:
     path = Path(name)
     if path.exists():
         raise UsageError(f"{option} {name} exists: name a new file, or move that one away")
@@ -149,35 +126,29 @@ def _check_new(option: str, name: str | None) -> None:
         raise UsageError(f"{option} {name}: expected a name that ends with .png or .jpg")
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: Path) -> list[Path]:
     """A file that was named, or the pictures in a folder and its subfolders."""
     unreadable: list[OSError] = []
-    found = [
-        Path(folder, name)
-        for folder, _, names in os.walk(path, onerror=unreadable.append)
-        for name in sorted(names)
-        if Path(name).suffix.lower() in SUFFIXES
-    ]
-    found = sorted(found) + [Path(error.filename) for error in unreadable if found]
-    yield from found or [path]
+    names = (Path(folder, name) for folder, _, names in os.walk(path, onerror=unreadable.append) for name in names)
+    found = sorted(name for name in names if name.suffix.lower() in SUFFIXES)
+    return found + [Path(error.filename) for error in unreadable] if found else [path]
 
 
-def _read(path: Path, preparation: Preparation) -> Picture | UsageError:
-    try:
-        photo = read_photo(path)
-        image = preparation(photo)
-    except UsageError as error:
-        return error
+def _read(path: Path, preparation: Preparation) -> Picture:
+    photo = read_photo(path)
+    image = preparation(photo)
     photo = photo.convert("RGB")
     photo.thumbnail((SIDE, SIDE))
-    small = Image.new("RGB", (SIDE, SIDE), pictures.PAPER)
-    small.paste(photo, ((SIDE - photo.width) // 2, (SIDE - photo.height) // 2))
-    return Picture(path, np.asarray(small), image)
+    both = Image.new("RGB", (2 * SIDE, SIDE), PAPER)
+    both.paste(photo, ((SIDE - photo.width) // 2, (SIDE - photo.height) // 2))
+    both.paste(Image.fromarray(image[0].numpy()).resize((SIDE, SIDE), Image.Resampling.NEAREST), (SIDE, 0))
+    return Picture(path, image, np.asarray(both))
 
 
-def _classify(cli: PredictCLI, good: Sequence[Picture]) -> list[Prediction]:
+def _classify(cli: PredictCLI, pictures: Sequence[Picture]) -> list[list[Any]]:
+    """Return the row of --csv, without the file, for each picture."""
     data, names = cli.datamodule, cli.datamodule.class_names
-    images = data.padded(torch.stack([picture.image for picture in good]))
+    images = data.padded(torch.stack([picture.image for picture in pictures]))
     loader = TensorLoader(images, torch.zeros(len(images), dtype=torch.int64), data.batch_size, data.normalize)
     with keyboard_interrupt(cli.trainer):
         batches = cli.trainer.predict(cli.model, loader, ckpt_path=cli.ckpt_path, weights_only=True)
@@ -187,51 +158,21 @@ def _classify(cli: PredictCLI, good: Sequence[Picture]) -> list[Prediction]:
             f"the network in {relative_path(cli.checkpoint_path)} gives NaN: its training has diverged, name another "
             "checkpoint with --ckpt_path"
         )
-    best = [part.tolist() for part in probabilities.topk(2)]
     return [
-        Prediction(row.tolist(), names[first], probability, names[second], other)
-        for row, (probability, other), (first, second) in zip(probabilities, *best, strict=True)
+        [names[first], row[first], names[second], row[second], int(row[first] < UNSURE), "", *row]
+        for row, (first, second) in zip(probabilities.tolist(), probabilities.topk(2).indices.tolist(), strict=True)
     ]
 
 
-def _print_table(good: Sequence[Picture], predictions: Sequence[Prediction], class_names: Sequence[str]) -> None:
-    files = [_printable(relative_path(picture.path)) for picture in good]
+def _print_table(pictures: Sequence[Picture], rows: dict[Path, list[Any]], class_names: Sequence[str]) -> None:
+    files = [_printable(relative_path(picture.path)) for picture in pictures]
     width, name_width = max(map(len, [*files, "file"])), max(map(len, [*class_names, "class"]))
     print(f"{'file':<{width}}  {'class':<{name_width}}  probability  second guess")
-    for file, one in zip(files, predictions, strict=True):
-        second = f"{one.second:<{name_width}} {one.other:>6.1%}"
-        flag = "  unsure" if one.is_unsure else ""
-        print(f"{file:<{width}}  {one.first:<{name_width}}  {one.probability:>11.1%}  {second}{flag}")
-
-
-def _write_csv(
-    path: Path,
-    files: Sequence[Path],
-    predictions: dict[Path, Prediction],
-    read: dict[Path, Picture | UsageError],
-    class_names: Sequence[str],
-) -> None:
-    """Write a row for each file; those that could not be read have an error and no class."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        columns = ("file", "class", "probability", "second_class", "second_probability", "unsure", "error")
-        table.writerow([*columns, *(f"p({name})" for name in class_names)])
-        for path in files:
-            if one := predictions.get(path):
-                guesses = [one.first, one.probability, one.second, one.other, int(one.is_unsure), ""]
-                table.writerow([_printable(path), *guesses, *one.probabilities])
-            else:
-                table.writerow([_printable(path), "", "", "", "", "", str(read[path])])
-
-
-def _draw(good: Sequence[Picture], predictions: Sequence[Prediction]) -> Image.Image:
-    """Draw every picture next to what the network sees."""
-    both, captions = [], []
-    for picture, one in zip(good, predictions, strict=False):
-        seen = picture.image[0].numpy().repeat(SIDE // 28, axis=0).repeat(SIDE // 28, axis=1)
-        both.append(np.concatenate([picture.photo, seen[..., None].repeat(3, axis=2)], axis=1))
-        captions.append(f"{_printable(picture.path.name)[:28]}\n{one.first} {one.probability:.0%}")
-    return pictures.grid(np.stack(both), captions, columns=4, tile=2 * SIDE + 12)
+    for file, picture in zip(files, pictures, strict=True):
+        first, probability, second, other, unsure, *_ = rows[picture.path]
+        flag = "  unsure" if unsure else ""
+        guesses = f"{first:<{name_width}}  {probability:>11.1%}  {second:<{name_width}} {other:>6.1%}"
+        print(f"{file:<{width}}  {guesses}{flag}")
 
 
 def _printable(path: str | Path) -> str:

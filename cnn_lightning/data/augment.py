@@ -1,45 +1,16 @@
 """Random augmentation of training images, in batches, with a different change for every image.
 
-Custom because torchvision's transforms change all images of a batch alike. The random numbers of a whole epoch are
-drawn before it starts, so that they depend on seed and epoch alone and not on the batches.
+Custom because torchvision's transforms change all images of a batch alike. Each class draws the (size, K) random
+numbers of a whole epoch at once, so that they depend on seed and epoch alone, and applies (B, K) of them to a batch.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate, pad
-
-
-class Change(Protocol):
-    """One kind of augmentation."""
-
-    def draw(self, size: int, rng: np.random.Generator) -> Tensor:
-        """Draw the (size, K) random numbers for ``size`` images."""
-
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Apply (B, K) drawn numbers to (B, C, H, W) images. Keeps the shape."""
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Several changes, applied in order."""
-
-    changes: Sequence[Change]
-
-    def draw(self, size: int, rng: np.random.Generator) -> list[Tensor]:
-        """Draw the (size, K) random numbers of each change for ``size`` images."""
-        return [change.draw(size, rng) for change in self.changes]
-
-    def __call__(self, images: Tensor, draws: Sequence[Tensor]) -> Tensor:
-        """Apply the (B, K) numbers of each change to (B, C, H, W) uint8 images. Returns uint8 or float32."""
-        for change, drawn in zip(self.changes, draws, strict=True):
-            images = change(images, drawn)
-        return images
 
 
 @dataclass(frozen=True)
@@ -133,3 +104,6 @@ class Erase:
         inside = ((rows - down).abs() < tall / 2)[:, :, None] & ((columns - across).abs() < wide / 2)[:, None]
         covered = (inside & whether[..., None].bool())[:, None]
         return torch.where(covered, (brightness * 255).to(images.dtype)[..., None, None], images)
+
+
+Change = FlipAndShift | Warp | Erase

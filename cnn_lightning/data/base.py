@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.nn import functional
 
-from cnn_lightning.data.augment import Augment, Change, Erase, FlipAndShift, Warp
+from cnn_lightning.data.augment import Change, Erase, FlipAndShift, Warp
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.data.photos import Preparation
 from cnn_lightning.errors import UsageError
@@ -75,7 +75,7 @@ class ImageDataModule(LightningDataModule, ABC):
         download: bool = True,
     ) -> None:
         super().__init__()
-        self.image_size = self.SIDE + 2 * pad
+        self.image_size = self.SIDE + 2 * (pad or 0)  # jsonargparse lets null pass
         # A table because values of jsonargparse's restricted types neither load with weights_only nor dump to YAML.
         for name, value, least, most in (
             ("batch_size", batch_size, 1, math.inf),
@@ -88,7 +88,7 @@ class ImageDataModule(LightningDataModule, ABC):
             ("elastic", elastic, 0, self.image_size),
             ("erase", erase, 0, 1),
         ):
-            if value is None or not least <= value <= most:  # jsonargparse lets null pass
+            if value is None or not least <= value <= most:
                 bounds = f"at least {least}" if most == math.inf else f"{least} to {most}"
                 raise UsageError(f"{name} is {value}, expected {bounds}", name)
         if mean is not None and not math.isfinite(mean):
@@ -109,14 +109,13 @@ class ImageDataModule(LightningDataModule, ABC):
         self.flip = flip
         self.pad = pad
         self.download = download
-        changes: list[Change] = []
+        self.augment: list[Change] = []
         if flip or shift:
-            changes.append(FlipAndShift(flip, shift))
+            self.augment.append(FlipAndShift(flip, shift))
         if rotate or scale or shear or elastic:
-            changes.append(Warp(rotate, scale, shear, elastic))
+            self.augment.append(Warp(rotate, scale, shear, elastic))
         if erase:
-            changes.append(Erase(erase))
-        self.augment = Augment(changes) if changes else None
+            self.augment.append(Erase(erase))
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
 
     @abstractmethod
@@ -197,12 +196,9 @@ class ImageDataModule(LightningDataModule, ABC):
     def _split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         size, total, least = self.val_size, len(labels), self.num_classes
         count = round(size * total) if isinstance(size, float) and math.isfinite(size) else size
-        if not least <= count <= total - least:
-            raise UsageError(
-                f"val_size is {size}, expected a count or a fraction that leaves at least {least} of the {total:,} "
-                "training images for validation and for training",
-                "val_size",
-            )
+        if count is None or not least <= count <= total - least:
+            left = f"at least {least} of the {total:,} training images for validation and for training"
+            raise UsageError(f"val_size is {size}, expected a count or a fraction that leaves {left}", "val_size")
         return stratified_split(labels, int(count), self.split_seed)
 
 

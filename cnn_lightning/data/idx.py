@@ -21,7 +21,7 @@ from cnn_lightning.data.download import DownloadError, download
 from cnn_lightning.errors import UsageError
 
 MOST_BYTES = 2**27  # of an unpacked file; an archive may claim any size
-_intact: dict[Path, tuple[str | int, ...]] = {}  # SHA-256, size and times of the files that matched
+_intact: set[tuple[Path, str, int, int, int]] = set()  # path, SHA-256, size and times of the files that matched
 
 
 class IDXDataModule(ImageDataModule, ABC):
@@ -53,8 +53,15 @@ class IDXDataModule(ImageDataModule, ABC):
         try:
             if self._bad_files():
                 with self._lock():
-                    for name in self._bad_files():
-                        self._restore(name)
+                    for path in self._bad_files():
+                        self._restore(path)
+        except DownloadError as error:
+            bad = self._bad_files()
+            damaged = ", ".join(path.name for path in bad if path.exists())
+            files = f"{', '.join(path.name for path in bad)} (or their .gz) in {self.folder}"
+            state = f"damaged ({damaged})" if damaged else "not on disk"
+            message = f"{self.source.__name__} is {state} and was not downloaded ({error}), expected {files}"
+            raise UsageError(message, "root") from error
         except OSError as error:
             raise UsageError(f"cannot read or write {self.folder} ({error.strerror})", "root") from error
 
@@ -81,23 +88,22 @@ class IDXDataModule(ImageDataModule, ABC):
     def _is_intact(self, path: Path) -> bool:
         """Check the SHA-256 of a file, once a process as long as the file does not change."""
         status, expected = path.stat(), self.SHA256[path.name]
-        state = (expected, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if _intact.get(path.absolute()) != state:
-            if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-                return False
-            _intact[path.absolute()] = state
-        return True
+        state = (path.absolute(), expected, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if state not in _intact and hashlib.sha256(path.read_bytes()).hexdigest() == expected:
+            _intact.add(state)
+        return state in _intact
 
-    def _bad_files(self) -> list[str]:
-        """Return the names of the files that are missing or damaged."""
+    def _bad_files(self) -> list[Path]:
+        """Return the files that are missing or damaged."""
         paths = [self.folder / name for name in self.SHA256]
-        return [path.name for path in paths if not (path.is_file() and self._is_intact(path))]
+        return [path for path in paths if not (path.is_file() and self._is_intact(path))]
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Let only one process at a time restore files, so that each is downloaded once."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
+        lock_file = self.folder / ".lock"
+        lock = FileLock(lock_file)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -107,28 +113,23 @@ class IDXDataModule(ImageDataModule, ABC):
             yield
         finally:
             lock.release()
-            if [path.name for path in self.folder.iterdir()] == [".lock"]:
+            if list(self.folder.iterdir()) == [lock_file]:
                 with suppress(OSError):  # a folder that is not empty stays
-                    (self.folder / ".lock").unlink()
+                    lock_file.unlink()
                     for folder in (self.folder, self.folder.parent, self.root):
                         folder.rmdir()
 
-    def _restore(self, name: str) -> None:
-        path, archive = self.folder / name, self.folder / f"{name}.gz"
-        content = self._unpack(name, archive.read_bytes()) if archive.is_file() else None
+    def _restore(self, path: Path) -> None:
+        """Unpack a file from its archive. An archive that is missing or damaged is downloaded first."""
+        archive = path.with_name(f"{path.name}.gz")
+        content = self._unpack(path.name, archive.read_bytes()) if archive.is_file() else None
         if content is None:
-            packed, content = self._download(name)
-            self._move_away(archive)
-            write_file(archive, packed)
-        self._move_away(path)
-        write_file(path, content)
-
-    def _move_away(self, path: Path) -> None:
-        if path.exists():
-            names = numbered(f"{path.name}.damaged")
-            kept = next(kept for name in names if not (kept := path.with_name(name)).exists())
-            path.rename(kept)
-            print(f"warning: {path} was damaged: renamed to {kept.name} and replaced by an intact one", file=sys.stderr)
+            if not self.download:
+                raise DownloadError("download is false")
+            urls = [f"{mirror}{archive.name}" for mirror in (*self.source.mirrors, *self.MIRRORS)]
+            packed, content = download(urls, lambda packed: self._unpack(path.name, packed))
+            _replace(archive, packed)
+        _replace(path, content)
 
     def _unpack(self, name: str, packed: bytes) -> bytes | None:
         """Unpack an archive; None if it does not hold the right file."""
@@ -138,16 +139,12 @@ class IDXDataModule(ImageDataModule, ABC):
                 return content
         return None
 
-    def _download(self, name: str) -> tuple[bytes, bytes]:
-        try:
-            if not self.download:
-                raise DownloadError("download is false")
-            urls = [f"{mirror}{name}.gz" for mirror in (*self.source.mirrors, *self.MIRRORS)]
-            return download(urls, lambda packed: self._unpack(name, packed))
-        except DownloadError as error:
-            bad = self._bad_files()
-            damaged = [file for file in bad if (self.folder / file).exists()]
-            state = f"damaged ({', '.join(damaged)})" if damaged else "not on disk"
-            files = f"{', '.join(bad)} (or their .gz) in {self.folder}"
-            message = f"{self.source.__name__} is {state} and was not downloaded ({error}), expected {files}"
-            raise UsageError(message, "root") from error
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file; the damaged one that was there is kept under another name."""
+    if path.exists():
+        names = numbered(f"{path.name}.damaged")
+        kept = next(kept for name in names if not (kept := path.with_name(name)).exists())
+        path.rename(kept)
+        print(f"warning: {path} was damaged: renamed to {kept.name} and replaced by an intact one", file=sys.stderr)
+    write_file(path, content)

@@ -1,7 +1,7 @@
 """Batches of a dataset that is held in memory."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnn_lightning.data.augment import Augment
+from cnn_lightning.data.augment import Change
 from cnn_lightning.errors import UsageError
 
 IGNORED = -100  # label of an image that does not count; cross-entropy skips it
@@ -37,10 +37,11 @@ class EpochSampler:
         # numpy mixes the two numbers; seeding torch with their sum would give seed 1 the orders of seed 0 again.
         return torch.from_numpy(np.random.default_rng((self.seed, self.epoch)).permutation(self.size))
 
-    def draws(self, augment: Augment) -> list[Tensor]:
+    def draws(self, changes: Sequence[Change]) -> list[Tensor]:
         """Return the (size, K) random numbers of each change, in the order of the epoch."""
         assert self.seed is not None, "augmentation needs a seed"
-        return augment.draw(self.size, np.random.default_rng((self.seed, self.epoch, 1)))
+        rng = np.random.default_rng((self.seed, self.epoch, 1))
+        return [change.draw(self.size, rng) for change in changes]
 
 
 @dataclass(eq=False)
@@ -59,7 +60,7 @@ class TensorLoader:
     batch_size: int  # of one process
     transform: Callable[[Tensor], Tensor]  # maps (B, C, H, W) uint8 to the network's input
     shuffle_seed: int | None = None  # of the order, new in every epoch; None keeps the order of the dataset
-    augment: Augment | None = None  # random changes, new in every epoch; they need a shuffle_seed
+    augment: Sequence[Change] = ()  # random changes, new in every epoch; they need a shuffle_seed
     drop_last: bool = False  # skip the last batch of an epoch if it is not full, in all processes together
     # Training steps wait for each other: give all processes the same number of images. Where one is missing, the last
     # image of a process gets the label IGNORED.
@@ -69,19 +70,18 @@ class TensorLoader:
     batch_sampler = None  # Lightning reads it, and sets the epoch of the sampler
 
     def __post_init__(self) -> None:
-        size = len(self.labels)
-        self.sampler = EpochSampler(size, self.shuffle_seed)
-        self.share = slice(self.rank, None, self.world_size)
-        self.missing = -size % self.world_size if self.even else 0
-        self.is_padded = self.rank >= self.world_size - self.missing
-        share = len(range(self.rank, size + self.missing, self.world_size))
-        all_full = size // (self.batch_size * self.world_size)
-        self.num_batches = all_full if self.drop_last else math.ceil(share / self.batch_size)
-        self._yielded = (0, 0)  # epoch, number of its batches
+        self.sampler = EpochSampler(len(self.labels), self.shuffle_seed)
+        missing = -len(self.labels) % self.world_size if self.even else 0
+        self.is_padded = self.rank >= self.world_size - missing
+        # Places in the order, which starts again at its end.
+        self.share = torch.arange(self.rank, len(self.labels) + missing, self.world_size) % len(self.labels)
+        self._yielded = {"epoch": 0, "batches": 0}
         self._resume_position: dict[str, Any] = {}
 
     def __len__(self) -> int:
-        return self.num_batches
+        if self.drop_last:
+            return len(self.labels) // (self.batch_size * self.world_size)
+        return math.ceil(len(self.share) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (B, C, H, W) float images and (B,) int64 labels.
@@ -89,23 +89,24 @@ class TensorLoader:
         Raises:
             UsageError: The epoch to resume was started with another number of processes.
         """
-        order = self._own(self.sampler.order())
-        draws = [self._own(drawn) for drawn in self.sampler.draws(self.augment)] if self.augment else []
+        device = self.images.device
+        order = self.sampler.order()[self.share].to(device)
+        draws = self.sampler.draws(self.augment) if self.augment else []
+        draws = [drawn[self.share].to(device) for drawn in draws]
         for number in range(self._first_batch(), len(self)):
             part = slice(number * self.batch_size, (number + 1) * self.batch_size)
             # Several times as fast as self.images[order[part]].
             images, labels = (tensor.index_select(0, order[part]) for tensor in (self.images, self.labels))
             if self.is_padded and part.stop >= len(order):
                 labels[-1] = IGNORED
-            if self.augment:
-                images = self.augment(images, [drawn[part] for drawn in draws])
-            self._yielded = (self.sampler.epoch, number + 1)
+            for change, drawn in zip(self.augment, draws, strict=True):
+                images = change(images, drawn[part])
+            self._yielded = {"epoch": self.sampler.epoch, "batches": number + 1}
             yield self.transform(images), labels
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the epoch, for checkpoints: "seed", "epoch", "batches" and "world_size"."""
-        epoch, batches = self._yielded
-        return {"seed": self.sampler.seed, "epoch": epoch, "batches": batches, "world_size": self.world_size}
+        return {"seed": self.sampler.seed, **self._yielded, "world_size": self.world_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Start the next epoch at a saved position, if it is in that epoch."""
@@ -119,7 +120,3 @@ class TensorLoader:
             message = f"the epoch was started with {started} processes, now there are {self.world_size}"
             raise UsageError(message, "devices")
         return position["batches"]
-
-    def _own(self, of_all: Tensor) -> Tensor:
-        """Return this process's share of an epoch's order or random numbers."""
-        return torch.cat([of_all, of_all[: self.missing]])[self.share].to(self.images.device)

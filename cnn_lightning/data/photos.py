@@ -69,9 +69,8 @@ class Preparation:
             scale = self.box / max(bottom - top, right - left)
         if self.centre_by_mass:
             # MNIST rounds to whole pixels: its centres of mass are on average half a pixel below and right of 14.
-            row, column = (
-                (ink.sum(1 - axis) @ np.arange(0.5, ink.shape[axis])) / ink.sum() - 0.5 / scale for axis in (0, 1)
-            )
+            sums = ink.sum(1), ink.sum(0)
+            row, column = (side @ np.arange(0.5, len(side)) / ink.sum() - 0.5 / scale for side in sums)
         elif scale == 1 and ink.shape == (SIZE, SIZE):
             row, column = SIZE / 2, SIZE / 2  # the dataset's own images, not all exactly centred, stay as they are
         else:

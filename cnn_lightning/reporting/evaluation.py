@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ BINS = 15  # of confidence, as in Guo et al. 2017
 ENSEMBLE = "ensemble"  # its name in a mapping of checkpoints to evaluations
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Evaluation:
-    """Predicted probabilities and true classes of N images, with the metrics that follow from them.
+    """Predicted probabilities and true classes of N images, with the metrics computed from them.
 
     Metrics are float64, which torchmetrics does not offer. Undefined precision, recall and F1 are 0.
 
@@ -28,9 +27,24 @@ class Evaluation:
         probabilities: (N, C) float64 on the CPU; each row sums to 1, so the softmax must be float64 as well.
         class_names: C names.
 
+    Attributes:
+        predicted: (N,) int64: the class with the highest probability, the first of them in a tie.
+        confidence: (N,) float64: probability of the predicted class.
+        is_correct: (N,) bool: whether the predicted class is the true one.
+        losses: (N,) float64: cross-entropy in nats, at most 708 because probabilities are clamped to the least float64.
+        total, correct: Number of images, and of correctly classified ones.
+        accuracy, loss: Share of correctly classified images in [0, 1], and mean cross-entropy in nats.
+        confusion_matrix: (C, C) int64: number of images by true class (row) and predicted class (column).
+        by_class: (C,) float64 ``precision``, ``recall`` and ``f1`` of each class, and (C,) int64 ``images``.
+        bins: (15,) int64 ``images`` with a confidence in (k / 15, (k + 1) / 15] for k from 0 to 14, and (15,) float64
+            ``confidence`` and ``accuracy``, their means or 0.
+        calibration_error: In [0, 1]: mean of |accuracy − confidence| over the bins, weighted by their counts (ECE).
+
     Raises:
         UsageError: The probabilities are not finite.
         ValueError: The arguments do not fit together, or rows do not sum to 1.
+
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599.
     """
 
     labels: Tensor
@@ -38,6 +52,31 @@ class Evaluation:
     class_names: Sequence[str]
 
     def __post_init__(self) -> None:
+        self._check()
+        self.confidence, self.predicted = self.probabilities.max(dim=1)
+        self.is_correct = self.predicted == self.labels
+        true = self.probabilities.gather(1, self.labels[:, None]).squeeze(1)
+        self.losses = true.clamp(min=torch.finfo(torch.float64).tiny).log().abs()  # abs, because −ln 1 would be −0
+        self.total, self.correct = len(self.labels), int(self.is_correct.sum())
+        self.accuracy, self.loss = self.correct / self.total, self.losses.mean().item()
+
+        self.confusion_matrix = multiclass_confusion_matrix(self.predicted, self.labels, len(self.class_names))
+        correct, predicted, images = (self.confusion_matrix.diag(), *map(self.confusion_matrix.sum, (0, 1)))
+        self.by_class = {
+            "precision": _divide(correct, predicted),
+            "recall": _divide(correct, images),
+            "f1": _divide(2 * correct, predicted + images),
+            "images": images,
+        }
+        # Custom because torchmetrics works in float32 and puts a confidence on an edge into the bin above.
+        bin_of = torch.bucketize(self.confidence, torch.arange(1, BINS, dtype=torch.float64) / BINS)
+        sums = (None, self.confidence, self.is_correct.double())
+        count, confidence, right = (torch.bincount(bin_of, values, minlength=BINS) for values in sums)
+        self.bins = {"images": count, "confidence": _divide(confidence, count), "accuracy": _divide(right, count)}
+        distance = (self.bins["accuracy"] - self.bins["confidence"]).abs()
+        self.calibration_error = (distance * count).sum().item() / self.total
+
+    def _check(self) -> None:
         shape, expected = tuple(self.probabilities.shape), (len(self.labels), len(self.class_names))
         if shape != expected or 0 in shape:
             raise ValueError(f"probabilities have shape {shape}, expected {expected} and at least one image")
@@ -65,85 +104,6 @@ class Evaluation:
                 raise ValueError("an ensemble needs the same images and classes for all its networks")
         mean = torch.stack([one.probabilities for one in evaluations]).mean(dim=0)
         return cls(first.labels, mean, first.class_names)
-
-    @cached_property
-    def predicted(self) -> Tensor:
-        """(N,) int64: the class with the highest probability, the first of them in a tie."""
-        return self.probabilities.argmax(dim=1)
-
-    @cached_property
-    def confidence(self) -> Tensor:
-        """(N,) float64: probability of the predicted class."""
-        return self.probabilities.amax(dim=1)
-
-    @cached_property
-    def is_correct(self) -> Tensor:
-        """(N,) bool: whether the predicted class is the true one."""
-        return self.predicted == self.labels
-
-    @cached_property
-    def losses(self) -> Tensor:
-        """(N,) float64: cross-entropy in nats, at most 708 because probabilities are clamped to the least float64."""
-        true = self.probabilities.gather(1, self.labels[:, None]).squeeze(1)
-        return true.clamp(min=torch.finfo(torch.float64).tiny).log().abs()  # abs, because −ln 1 would be −0
-
-    @property
-    def total(self) -> int:
-        """Number of images."""
-        return len(self.labels)
-
-    @property
-    def correct(self) -> int:
-        """Number of correctly classified images."""
-        return int(self.is_correct.sum())
-
-    @property
-    def accuracy(self) -> float:
-        """Accuracy in [0, 1]."""
-        return self.correct / self.total
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy in nats."""
-        return self.losses.mean().item()
-
-    @cached_property
-    def confusion_matrix(self) -> Tensor:
-        """(C, C) int64: number of images by true class (row) and predicted class (column)."""
-        return multiclass_confusion_matrix(self.predicted, self.labels, num_classes=len(self.class_names))
-
-    @cached_property
-    def by_class(self) -> dict[str, Tensor]:
-        """(C,) float64 ``precision``, ``recall`` and ``f1`` of each class, and (C,) int64 ``images``, its support."""
-        correct, predicted, images = (self.confusion_matrix.diag(), *map(self.confusion_matrix.sum, (0, 1)))
-        return {
-            "precision": _divide(correct, predicted),
-            "recall": _divide(correct, images),
-            "f1": _divide(2 * correct, predicted + images),
-            "images": images,
-        }
-
-    @cached_property
-    def bins(self) -> dict[str, Tensor]:
-        """The images in 15 bins of equal width, bin k with confidences in (k / 15, (k + 1) / 15].
-
-        Returns:
-            (15,) int64 ``images`` in a bin, and (15,) float64 ``confidence`` and ``accuracy``, their means or 0.
-        """
-        # Custom because torchmetrics works in float32 and puts a confidence on an edge into the bin above.
-        bin_of = torch.bucketize(self.confidence, torch.arange(1, BINS, dtype=torch.float64) / BINS)
-        sums = (None, self.confidence, self.is_correct.double())
-        images, confidence, correct = (torch.bincount(bin_of, values, minlength=BINS) for values in sums)
-        return {"images": images, "confidence": _divide(confidence, images), "accuracy": _divide(correct, images)}
-
-    @property
-    def calibration_error(self) -> float:
-        """Expected calibration error in [0, 1]: mean of |accuracy − confidence| over the bins, weighted by count.
-
-        Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599.
-        """
-        distance = (self.bins["accuracy"] - self.bins["confidence"]).abs()
-        return (distance * self.bins["images"]).sum().item() / self.total
 
     def figures(self) -> dict[str, Any]:
         """All metrics as plain numbers, for JSON."""

@@ -1,14 +1,16 @@
-"""Images of datasets, filters and feature maps, for TensorBoard and reports.
+"""RGB images of datasets, filters and feature maps, for TensorBoard and reports.
 
 Custom because a matplotlib figure with as many images takes 100 times as long, and a run draws some every epoch.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from cnn_lightning.nets import ConvNet
@@ -17,6 +19,7 @@ from cnn_lightning.reporting.palette import BLUE, INK, ORANGE, PAPER
 FONT = ImageFont.load_default(11)  # comes with Pillow and covers ASCII only
 LINE = 14  # pixels
 MAX_CHANNELS = 16  # of a layer in the feature maps
+_BLUE, _ORANGE = (np.array(ImageColor.getrgb(colour)) for colour in (BLUE, ORANGE))
 
 
 def grid(images: np.ndarray, captions: Sequence[str], columns: int = 8, tile: int = 92) -> Image.Image:
@@ -27,39 +30,34 @@ def grid(images: np.ndarray, captions: Sequence[str], columns: int = 8, tile: in
         captions: N texts of one or more lines.
         columns: Images in a row.
         tile: Width of an image with its margin, in pixels; more if the image is larger.
-
-    Returns:
-        An RGB image.
     """
     columns = max(1, min(columns, len(images)))
-    enlarged = [_enlarge(image, tile - 4) for image in images]
+    factor = max(1, (tile - 4) // max(images.shape[1:3]))  # a whole number, so that pixels stay sharp squares
+    enlarged = images.repeat(factor, axis=1).repeat(factor, axis=2)
     lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
-    width, height = max(tile, enlarged[0].width + 4), enlarged[0].height + 4 + LINE * lines
-    picture = _paper(columns * width, -(-len(images) // columns) * height)
+    width, height = max(tile, enlarged.shape[2] + 4), enlarged.shape[1] + 4 + LINE * lines
+    picture = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), PAPER)
     for index, (image, caption) in enumerate(zip(enlarged, captions, strict=True)):
         left, top = index % columns * width + 2, index // columns * height + 2
-        picture.paste(image, (left, top))
-        if caption:
-            ImageDraw.Draw(picture).multiline_text((left, top + image.height), caption, INK, FONT, spacing=2)
+        picture.paste(Image.fromarray(image), (left, top))
+        ImageDraw.Draw(picture).multiline_text((left, top + len(image)), caption, INK, FONT, spacing=2)
     return picture
 
 
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Image.Image:
-    """Draw a confusion matrix.
+    """Draw a confusion matrix: the darker a cell, the larger its share of the row.
+
+    Misclassified images are orange, and darker than correct ones with the same share, because they are few.
 
     Args:
         counts: (C, C) int: a row for each true class, a column for each predicted one.
         class_names: C names.
-
-    Returns:
-        An RGB image: the darker a cell, the larger its share of the row. Misclassified images are orange, and darker
-        than correct ones with the same share, because they are few.
     """
     cell, longest = 44, max(int(FONT.getlength(name)) for name in class_names)
     margin = max(longest, LINE) + LINE + 14
     side = margin + cell * len(class_names)
     centre = (margin + side) // 2
-    picture = _paper(side + 1, side + 1)
+    picture = Image.new("RGB", (side + 1, side + 1), PAPER)
     draw = ImageDraw.Draw(picture)
     for index, name in enumerate(class_names):
         middle = margin + cell * index + cell // 2
@@ -74,7 +72,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Image.Im
     for (row, column), count in np.ndenumerate(counts):
         is_correct, left, top = row == column, margin + cell * column, margin + cell * row
         share = shares[row, column] if is_correct else shares[row, column] ** 0.5
-        fill = tuple(round(255 + share * (part - 255)) for part in (BLUE if is_correct else ORANGE))
+        fill = tuple(_tint(share, _BLUE if is_correct else _ORANGE).tolist())
         draw.rectangle((left, top, left + cell, top + cell), fill=fill, outline=(220, 220, 220))
         if count:
             text = PAPER if share > 0.5 else INK
@@ -85,7 +83,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Image.Im
 def misclassified(
     images: Tensor, labels: Tensor, probabilities: Tensor, class_names: Sequence[str], limit: int = 32
 ) -> Image.Image:
-    """Draw the misclassified images with the highest confidence.
+    """Draw the misclassified images with the highest confidence, or a sentence that there are none.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -93,15 +91,12 @@ def misclassified(
         probabilities: (N, num_classes) float.
         class_names: The classes, by label.
         limit: Number of images drawn at most.
-
-    Returns:
-        An RGB image; it says so if no image is misclassified.
     """
     confidence, predicted = probabilities.max(dim=1)
     wrong = (predicted != labels).nonzero()[:, 0]
     wrong = wrong[confidence[wrong].argsort(descending=True, stable=True)][:limit]
     if not len(wrong):
-        picture = _paper(300, 2 * LINE)
+        picture = Image.new("RGB", (300, 2 * LINE), PAPER)
         ImageDraw.Draw(picture).text((2, 2), f"none of {len(labels):,} images is misclassified", INK, FONT)
         return picture
     rows = zip(*(column[wrong].tolist() for column in (predicted, confidence, labels)), strict=True)
@@ -110,14 +105,14 @@ def misclassified(
 
 
 def filters(net: ConvNet) -> Image.Image | None:
-    """Draw the weights of the first layer: negative ones blue, positive ones orange, 0 white.
+    """Draw at most 64 filters of the first layer: negative weights blue, positive ones orange, 0 white.
 
     Args:
         net: A convolution is drawn as one image per output channel, of its first input channel; a linear layer as one
             image per output, in the shape of the input.
 
     Returns:
-        An RGB image with at most 64 filters; None if the first layer with weights is neither.
+        An image, or None if the first layer with weights is neither.
     """
     layers = (*net.features.modules(), *net.head.modules())
     layer = next((layer for layer in layers if isinstance(getattr(layer, "weight", None), Tensor)), None)
@@ -129,43 +124,36 @@ def filters(net: ConvNet) -> Image.Image | None:
         return None
     values = np.nan_to_num(weights[:64, 0].detach().float().cpu().numpy())[..., None]
     values = values / max(np.abs(values).max(), 1e-12)
-    colours = np.array(PAPER) + np.abs(values) * (np.where(values < 0, BLUE, ORANGE) - np.array(PAPER))
-    return grid(colours.round().astype(np.uint8), [""] * len(colours), columns=16, tile=52)
+    colours = _tint(np.abs(values), np.where(values < 0, _BLUE, _ORANGE))
+    return grid(colours, [""] * len(colours), columns=16, tile=52)
 
 
 @torch.no_grad()
 def feature_maps(net: ConvNet, image: Tensor) -> Image.Image:
-    """Draw the first channels of each layer's output for an image.
+    """Draw the first channels of each layer's output, from its lowest value (black) to its highest (white).
 
     Args:
-        net: In evaluation mode.
+        net: In evaluation mode; every layer of ``net.features`` has a row.
         image: (C, H, W) float, normalised as in training, on the device of the network.
-
-    Returns:
-        An RGB image with one row per layer of ``net.features``, each from its lowest value (black) to its highest
-        (white).
     """
     rows: list[tuple[str, Image.Image]] = []
 
-    def draw(name: str, _layer: nn.Module | None, _args: object, output: Tensor) -> None:
+    def draw(title: str, _layer: Any, _args: Any, output: Any) -> None:
         # Drawn at once, because the next layer may work in place.
         if isinstance(output, Tensor) and output.ndim == 4:  # a network may flatten it
             maps = _grey(output[0, :MAX_CHANNELS].float().cpu().numpy())
             size = " x ".join(map(str, output.shape[1:]))
-            rows.append((f"{name}: {size}", grid(maps, [""] * len(maps), columns=MAX_CHANNELS, tile=60)))
+            rows.append((f"{title}: {size}", grid(maps, [""] * len(maps), columns=MAX_CHANNELS, tile=60)))
 
     draw("image", None, None, image[None])
-    hooks = [
-        layer.register_forward_hook(partial(draw, f"features.{name} {type(layer).__name__}"))
-        for name, layer in net.features.named_modules()
-        if not list(layer.children())
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in net.features.named_modules():
+            if not list(layer.children()):
+                hook = partial(draw, f"features.{name} {type(layer).__name__}")
+                hooks.enter_context(layer.register_forward_hook(hook))
         net.forward(image[None].to(next(net.parameters()).dtype))  # net(...) may be compiled and skip the hooks
-    finally:
-        for hook in hooks:
-            hook.remove()
-    picture, top = _paper(max(row.width for _, row in rows), sum(row.height + LINE for _, row in rows)), 0
+    width, height = max(row.width for _, row in rows), sum(row.height + LINE for _, row in rows)
+    picture, top = Image.new("RGB", (width, height), PAPER), 0
     for title, row in rows:
         ImageDraw.Draw(picture).text((2, top), title, INK, FONT)
         picture.paste(row, (0, top + LINE))
@@ -185,18 +173,12 @@ def _grey(values: np.ndarray) -> np.ndarray:
     return ((values - low) * (255 / max(high - low, 1e-12))).round().astype(np.uint8)
 
 
-def _enlarge(image: np.ndarray, side: int) -> Image.Image:
-    """Enlarge to at most ``side`` pixels by a whole factor, so that pixels stay sharp squares."""
-    height, width = image.shape[:2]
-    factor = max(1, side // max(height, width))
-    return Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.NEAREST)
-
-
-def _paper(width: int, height: int) -> Image.Image:
-    return Image.new("RGB", (width, height), PAPER)
+def _tint(share: Any, colour: np.ndarray) -> np.ndarray:
+    """Mix a share in [0, 1] of a colour with white."""
+    return (255 + share * (colour - 255)).round().astype(np.uint8)
 
 
 def _sideways(text: str) -> Image.Image:
-    strip = _paper(int(FONT.getlength(text)) + 1, LINE)
+    strip = Image.new("RGB", (int(FONT.getlength(text)) + 1, LINE), PAPER)
     ImageDraw.Draw(strip).text((0, 0), text, INK, FONT)
     return strip.rotate(90, expand=True)

@@ -3,22 +3,6 @@
 Source: Okabe and Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
 """
 
-from typing import NamedTuple
-
-
-class Colour(NamedTuple):
-    """Red, green and blue, 0 to 255, as Pillow takes them."""
-
-    red: int
-    green: int
-    blue: int
-
-    @property
-    def hex(self) -> str:
-        """Like "#0072b2", for matplotlib and HTML."""
-        return f"#{self.red:02x}{self.green:02x}{self.blue:02x}"
-
-
-BLUE, ORANGE, GREEN = Colour(0, 114, 178), Colour(213, 94, 0), Colour(0, 158, 115)
-PINK, SKY, AMBER = Colour(204, 121, 167), Colour(86, 180, 233), Colour(230, 159, 0)
-INK, PAPER, GREY = Colour(40, 40, 40), Colour(255, 255, 255), Colour(118, 118, 118)
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+PINK, SKY, AMBER = "#cc79a7", "#56b4e9", "#e69f00"
+INK, PAPER, GREY = "#282828", "#ffffff", "#767676"

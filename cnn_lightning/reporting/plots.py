@@ -1,7 +1,8 @@
 """Plots for reports, drawn by matplotlib into PNG files without pyplot and its global state."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,16 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from matplotlib.transforms import Affine2D
 from PIL import Image
 
-from cnn_lightning.reporting import palette
 from cnn_lightning.reporting.evaluation import BINS, Evaluation
+from cnn_lightning.reporting.palette import AMBER, BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY
 
 Points = Sequence[tuple[float, float]]
 Shifts = Mapping[str, Mapping[str, Points]]  # network -> "up to", "corner" -> (pixels, accuracy in [0, 1])
 
-BLUE, ORANGE, SKY, GREY = palette.BLUE.hex, palette.ORANGE.hex, palette.SKY.hex, palette.GREY.hex
-COLOURS = (BLUE, ORANGE, palette.GREEN.hex, palette.PINK.hex, SKY, palette.AMBER.hex)
+COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
 FILLS = ("full", "left", "top", "right", "bottom", "full")  # tell the colours apart in grey as well
-LOOKS = [
-    {"color": palette.INK.hex, "mfc": "white"},
-    *({"color": colour, "fillstyle": fill} for colour, fill in zip(COLOURS, FILLS, strict=True)),
-]
+LOOKS = [{"color": INK, "mfc": "white"}]
+LOOKS += [{"color": colour, "fillstyle": fill} for colour, fill in zip(COLOURS, FILLS, strict=True)]
 MARKERS = "os^Dv"
 # One row of plots per horizontal axis: quantity -> tags of training and validation.
 ROWS = {
@@ -52,8 +50,7 @@ def read_scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every point that it drops
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})  # 0: all of them
     events.Reload()
-    tags = events.Tags()["scalars"]
-    return {tag: _latest((event.step, event.value) for event in events.Scalars(tag)) for tag in tags}
+    return {tag: _latest(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
 
 
 def curves(scalars: Mapping[str, Points], path: Path) -> None:
@@ -169,42 +166,34 @@ def _styles(figure: Figure, variants: Sequence[str]) -> dict[str, tuple[dict[str
     split = any(" + " in variant for variant in variants)
     parts = {variant: variant.partition(" + ")[::2] if split else ("", variant) for variant in variants}
     ideas = sorted(dict.fromkeys(idea for _, idea in parts.values()), key=bool)  # "", the network alone, is first
-    networks = list(dict.fromkeys(network for network, _ in parts.values()))
-    markers = dict(zip(networks, MARKERS * len(networks), strict=False))
+    markers = dict(zip(dict.fromkeys(network for network, _ in parts.values()), cycle(MARKERS), strict=False))
     shared: dict[str, Any] = {"ls": "", "ms": 8, "mfcalt": "white"}
-    styles, aside = {}, {}
+    styles = {}
     for number, idea in enumerate(ideas):
         label = (f"+ {idea}" if idea else "network alone") if split else idea
         styles[idea] = shared | LOOKS[(number + (not split)) % len(LOOKS)] | {"label": label}
-        aside[idea] = 5 * split * (number - (len(ideas) - 1) / 2)
     if split:
         handles = [Line2D([], [], label=name, marker=marker, color=GREY, **shared) for name, marker in markers.items()]
-        _legend(figure, handles, "marker: network", "outside upper center", len(handles))
+        _legend(figure, handles, "outside upper center", title="marker: network", ncols=len(handles))
     title = "colour: idea (side by side where the number of parameters is the same)" if split else ""
     handles = [Line2D([], [], marker="h" if split else "o", **style) for style in styles.values()]
-    _legend(figure, handles, title, columns=4 if split else 1)
+    _legend(figure, handles, title=title, ncols=4 if split else 1)
+    aside = {idea: 5 * split * (number - (len(ideas) - 1) / 2) for number, idea in enumerate(ideas)}
     return {name: (styles[idea] | {"marker": markers[net]}, aside[idea]) for name, (net, idea) in parts.items()}
 
 
-def _legend(
-    figure: Figure, handles: Sequence[Line2D], title: str = "", loc: Any = "outside lower center", columns: int = 1
-) -> None:
-    legend = figure.legend(handles=handles, loc=loc, ncols=columns, frameon=False, title=title)
-    for text in legend.get_texts():
+def _legend(figure: Figure, handles: Sequence[Line2D], loc: Any = "outside lower center", **options: Any) -> None:
+    for text in figure.legend(handles=handles, loc=loc, frameon=False, **options).get_texts():
         text.set_parse_math(False)  # a name with dollars is no formula
 
 
-def _latest(points: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Drop points that a later point with the same or an earlier step replaces.
-
-    TensorBoard's reader does so for optimizer steps only, not for curves over epochs.
-    """
+def _latest(points: Sequence[Any]) -> list[tuple[int, float]]:
+    """Drop points that a later point with the same or an earlier step replaces; TensorBoard does so only for steps."""
     latest: list[tuple[int, float]] = []
-    for point in points:
-        while latest and latest[-1][0] >= point[0]:
-            latest.pop()
-        latest.append(point)
-    return latest
+    for point in reversed(points):
+        if not latest or point.step < latest[-1][0]:
+            latest.append((point.step, point.value))
+    return latest[::-1]
 
 
 def _tidy(axes: Axes, horizontal: str, vertical: str) -> None:

@@ -1,12 +1,11 @@
 """A report of a test: one self-contained HTML page, and its figures and pictures as files."""
 
 import base64
-import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
 from torch import Tensor
 
 from cnn_lightning.nets import ConvNet
@@ -14,6 +13,7 @@ from cnn_lightning.reporting import images as drawings
 from cnn_lightning.reporting import palette, plots
 from cnn_lightning.reporting.evaluation import ENSEMBLE, Evaluation
 from cnn_lightning.reporting.plots import Points, Shifts
+from cnn_lightning.reporting.tables import as_csv
 
 
 def write_report(
@@ -27,7 +27,7 @@ def write_report(
     scalars: Mapping[str, Points] | None = None,
     shifts: Shifts | None = None,
 ) -> Path:
-    """Write a report into a folder; ``report.html`` is written last, so it exists only if all else does.
+    """Write a report and return the path of ``report.html``, which is written last: it exists only if all else does.
 
     Args:
         folder: An empty folder.
@@ -39,14 +39,11 @@ def write_report(
         facts: What else to say about the first checkpoint: label -> text.
         scalars: Curves of the first checkpoint's run, from ``plots.read_scalars``.
         shifts: Accuracy on moved test images, as ``plots.accuracy_by_shift`` takes it; also saved as ``shift.csv``.
-
-    Returns:
-        The path of ``report.html``.
     """
-    title, evaluation = f"{type(net).__name__} on {dataset}", next(iter(evaluations.values()))
-    parameters = sum(weight.numel() for weight in net.parameters())
+    network, evaluation = type(net).__name__, next(iter(evaluations.values()))
+    title, parameters = f"{network} on {dataset}", sum(weight.numel() for weight in net.parameters())
     facts = {
-        "network": f"{type(net).__name__}, {parameters:,} parameters",
+        "network": f"{network}, {parameters:,} parameters",
         "dataset": f"{dataset}, {evaluation.total:,} test images",
         **facts,
     }
@@ -72,11 +69,16 @@ def write_report(
     plots.curves(scalars or {}, folder / "curves.png")
     if shifts:
         plots.accuracy_by_shift(shifts, folder / "shift.png")
-        _write_shifts(shifts, folder / "shift.csv")
+        rows = [
+            {"network": name, "moved": moved, "pixels": pixels, "accuracy": accuracy}
+            for name, lines in shifts.items()
+            for moved, points in lines.items()
+            for pixels, accuracy in points
+        ]
+        (folder / "shift.csv").write_bytes(as_csv(rows))
 
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = template.get_template("report.html").render(
+    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    page = Template(template, autoescape=True, undefined=StrictUndefined, trim_blocks=True).render(
         {"title": title, "facts": facts, "files": files, "numbers": numbers, "palette": palette},
         evaluations=evaluations,
         evaluation=evaluation,
@@ -86,11 +88,3 @@ def write_report(
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
-
-
-def _write_shifts(shifts: Shifts, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["network", "moved", "pixels", "accuracy"])
-        for network, lines in shifts.items():
-            table.writerows([network, moved, *point] for moved, line in lines.items() for point in line)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,6 +17,7 @@ COLUMNS = (
     "variant", "data", "seed", "digest", "options", "weights", "test_acc", "test_loss", "val_acc", "epoch", "seconds",
     "images_per_second", "threads", "jobs", "processor", "torch", "finished",
 )  # fmt: skip
+DECIMALS = {"test_acc": 6, "test_loss": 5, "seconds": 1, "images_per_second": None}  # of the means in table.csv
 Key = tuple[str, ...]
 Row = Mapping[str, str]
 Summaries = dict[tuple[str, str], dict[str, Any]]  # by dataset and variant
@@ -62,26 +64,18 @@ class Results:
 
 def summarize(rows: Iterable[Row]) -> Summaries:
     """Compute means over the seeds, and the sample standard deviation of the accuracy, None for one seed."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        groups.setdefault((row["data"], row["variant"]), []).append(row)
-    return {group: _summary(group_rows) for group, group_rows in groups.items()}
-
-
-def _summary(rows: list[Row]) -> dict[str, Any]:
-    names = ("test_acc", "test_loss", "seconds", "images_per_second")
-    acc, loss, seconds, speed = ([float(row[name]) for row in rows] for name in names)
-    return {
-        "data": rows[0]["data"],
-        "variant": rows[0]["variant"],
-        "seeds": len(rows),
-        "weights": int(rows[0]["weights"]),
-        "test_acc": round(mean(acc), 6),
-        "test_acc_sd": round(stdev(acc), 6) if len(rows) > 1 else None,
-        "test_loss": round(mean(loss), 5),
-        "seconds": round(mean(seconds), 1),
-        "images_per_second": round(mean(speed)),
-    }
+        groups[row["data"], row["variant"]].append(row)
+    summaries: Summaries = {}
+    for (data, variant), runs in groups.items():
+        values = {name: [float(run[name]) for run in runs] for name in DECIMALS}
+        means = {name: round(mean(values[name]), decimals) for name, decimals in DECIMALS.items()}
+        deviation = round(stdev(values["test_acc"]), 6) if len(runs) > 1 else None
+        group = {"data": data, "variant": variant, "seeds": len(runs), "weights": int(runs[0]["weights"])}
+        accuracy = {"test_acc": means.pop("test_acc"), "test_acc_sd": deviation}
+        summaries[data, variant] = {**group, **accuracy, **means}
+    return summaries
 
 
 def as_csv(rows: Collection[Mapping[str, Any]]) -> bytes:
@@ -95,14 +89,15 @@ def as_csv(rows: Collection[Mapping[str, Any]]) -> bytes:
 
 def as_markdown(summaries: Summaries) -> str:
     """Format summaries as Markdown, one table for each dataset."""
-    text = ""
+    tables = []
     for data in dict.fromkeys(data for data, _ in summaries):
         first = f"{data}, variant" if data else "variant"
-        text += f"\n| {first} | test accuracy | test loss | weights | training | images/s | seeds |\n"
+        text = f"| {first} | test accuracy | test loss | weights | training | images/s | seeds |\n"
         text += f"| --- |{' ---: |' * 6}\n"
         for row in (row for row in summaries.values() if row["data"] == data):
             sd = "" if row["test_acc_sd"] is None else f" ± {100 * row['test_acc_sd']:.2f}"
             text += f"| {row['variant']} | {100 * row['test_acc']:.2f}{sd} % | {row['test_loss']:.4f} | "
             text += f"{row['weights']:,} | {row['seconds'] / 60:.1f} min | {row['images_per_second']:,} | "
             text += f"{row['seeds']} |\n"
-    return text.removeprefix("\n")
+        tables.append(text)
+    return "\n".join(tables)

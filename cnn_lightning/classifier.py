@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -18,7 +18,7 @@ from cnn_lightning.callbacks.resume import ResumeState
 from cnn_lightning.checkpointing.hyperparameters import check_classes, save_plain_hyperparameters
 from cnn_lightning.checkpointing.safe_loading import read_checkpoint
 from cnn_lightning.errors import UsageError
-from cnn_lightning.lightning_fixes import callbacks_of
+from cnn_lightning.lightning_fixes import QuickHookNames, callbacks_of
 from cnn_lightning.metrics import LossAndAccuracy
 from cnn_lightning.nets import ConvNet
 from cnn_lightning.optim import Cosine, OneCycle
@@ -27,7 +27,7 @@ from cnn_lightning.optim import Cosine, OneCycle
 MODEL_CLASSES = (ConvNet, Optimizer, OneCycle, Cosine)
 
 
-class ImageClassifier(LightningModule):
+class ImageClassifier(QuickHookNames):  # a LightningModule
     """Trains a network with cross-entropy and measures loss and accuracy on training, validation and test images.
 
     ``Curves`` logs ``train/loss``, ``val/acc`` and so on, ``ResumeState`` makes an interrupted run resumable to the
@@ -136,7 +136,8 @@ class ImageClassifier(LightningModule):
         if any(isinstance(callback, Curves) for callback in callbacks_of(self.trainer)):
             return []
         curves = Curves()
-        return [DistributedCorrections(), curves, ResumeState(curves)]
+        distributed = [DistributedCorrections()] if self.trainer.world_size > 1 else []
+        return [*distributed, curves, ResumeState(curves)]
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # its other arguments are passed on by name

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from cnn_lightning import lightning_fixes as fixes
 
@@ -113,6 +114,26 @@ class TestPlainLightning:
         trainer.test(model, Loader(), ckpt_path="saved.ckpt", weights_only=True, verbose=False)
         averaged = torch.load("saved.ckpt", weights_only=True)["state_dict"]["layer.weight"]
         assert torch.equal(model.tested, averaged) is fixed
+
+    def test_the_name_of_a_hook_is_set_many_times_a_step(self):
+        class Counting(Model):
+            names = 0
+
+            def __setattr__(self, name, value):
+                type(self).names += name == "_current_fx_name"
+                super().__setattr__(name, value)
+
+        class Quick(fixes.QuickHookNames, Model):
+            pass
+
+        Trainer(max_epochs=1, **QUIET).fit(model := Counting(), Loader())
+        assert model.names > 20 * BATCHES
+        assert "_current_fx_name" in Quick().__dict__
+
+    def test_a_profiler_that_measures_nothing_makes_a_context_for_each_action(self):
+        first, second = (PassThroughProfiler().profile("action") for _ in range(2))
+        assert first is not second
+        assert fixes.NoProfiler().profile("action") is fixes.NoProfiler().profile("another")
 
     @pytest.mark.parametrize("fixed", [False, True])
     def test_ctrl_c_is_an_exit_with_code_1(self, fixed):

@@ -32,7 +32,7 @@ from cnn_lightning.cli.run_folders import make_run, newest_last, next_name, remo
 from cnn_lightning.cli.terminal import command_words, device_name, is_rank_zero, print_rank_zero, program, relative_path
 from cnn_lightning.data.default import MNISTOrDigits
 from cnn_lightning.errors import DivergedError, UsageError
-from cnn_lightning.lightning_fixes import callbacks_of, keyboard_interrupt
+from cnn_lightning.lightning_fixes import NoProfiler, callbacks_of, keyboard_interrupt
 
 # What Lightning and PyTorch notice only while they train, and what to do about it.
 _LATE_ERRORS = {
@@ -93,6 +93,8 @@ class FitCLI(ClassifierCLI):
             self.best = BestCheckpoint()
             self.last = LastCheckpoint(self.best, self.config_init.save_every_n_steps)
         self.trainer_defaults["callbacks"] = self.callbacks(settings)
+        if settings.profiler is None:
+            settings.profiler = NoProfiler()
         if settings.logger in (None, True, False) and not settings.fast_dev_run:
             self.run = self._find_run(Path(settings.default_root_dir))
             settings.default_root_dir = str(self.run)  # Lightning saves there before it requeues a SLURM job

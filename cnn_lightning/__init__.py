@@ -3,7 +3,8 @@
 Importing the package imports every class that one of its checkpoints may name.
 """
 
-from cnn_lightning import optimizers, schedules
+from cnn_lightning import optimizers as optimizers
+from cnn_lightning import schedules as schedules
 from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.data import MNIST, Digits, FashionMNIST
 from cnn_lightning.nets import (
@@ -21,7 +22,7 @@ from cnn_lightning.nets import (
 )
 from cnn_lightning.optim import ConvMuon, Cosine, OneCycle
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "MLP",
     "MNIST",
@@ -41,6 +42,4 @@ __all__ = [
     "TorchvisionNet",
     "TwoLayerCNN",
     "WideCNN",
-    "optimizers",
-    "schedules",
 ]

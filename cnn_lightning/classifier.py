@@ -30,8 +30,8 @@ MODEL_CLASSES = (ConvNet, Optimizer, OneCycle, Cosine)
 class ImageClassifier(QuickHookNames):  # a LightningModule
     """Trains a network with cross-entropy and measures loss and accuracy on training, validation and test images.
 
-    ``Curves`` logs ``train/loss``, ``val/acc`` and so on, ``ResumeState`` makes an interrupted run resumable to the
-    bit; both come with the model for every Trainer, see ``configure_callbacks``.
+    ``Curves`` logs ``train/loss``, ``val/acc`` and so on, ``ResumeState`` makes a run resumable to the bit (on a
+    CPU); both come with the model for every Trainer, see ``configure_callbacks``.
 
     Args:
         net: The network.
@@ -117,7 +117,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
         except ValueError as error:
             raise UsageError(error, "optimizer") from error
         for group in optimizer.param_groups if isinstance(optimizer, Adam) else ():
-            # One pass over the weights, twice as fast; as a constructor argument it would exclude gradient clipping.
+            # Twice as fast; set here because Adam(fused=True) excludes gradient clipping with 16-mixed.
             if group["fused"] is None and not group["foreach"] and not group["differentiable"]:
                 group["fused"] = True
         if self.lr_schedule is None:
@@ -132,7 +132,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add curves, exact resume and corrections for several processes, once a Trainer."""
+        """Add curves, exact resume and corrections for several processes, once per Trainer."""
         if any(isinstance(callback, Curves) for callback in callbacks_of(self.trainer)):
             return []
         curves = Curves()

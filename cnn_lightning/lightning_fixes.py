@@ -15,10 +15,10 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
     return trainer.callbacks  # type: ignore[attr-defined]
 
 
-def count_epochs_with_max_steps(trainer: Trainer) -> None:
+def begin_next_epoch_with_max_steps(trainer: Trainer) -> None:
     """Let a run with ``max_steps`` that was saved at the end of an epoch begin the next one when it is resumed.
 
-    Lightning takes the end of an epoch for its middle there, and skips the next epoch.
+    Without this, Lightning believes that it stopped in the middle of the epoch, and skips the next one.
     https://github.com/Lightning-AI/pytorch-lightning/issues/19617 (open, seen in 2.2 to 2.6.6)
     """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
@@ -47,9 +47,9 @@ def sync_buffers_in_training_only(trainer: Trainer) -> None:
 def remove_weight_averaging(trainer: Trainer) -> None:
     """Let a test after training use the weights of the checkpoint.
 
-    WeightAveraging would swap in its own copy, which loading the checkpoint has filled with the weights that were not
-    averaged. No upstream issue was found; https://github.com/Lightning-AI/pytorch-lightning/issues/21724 (open) is of
-    the same kind (seen in 2.6.6).
+    In a test, WeightAveraging swaps in its own copy, which holds the weights that were not averaged once the checkpoint
+    is loaded. No upstream issue was found (seen in 2.6.6); of the same kind, and open:
+    https://github.com/Lightning-AI/pytorch-lightning/issues/21724
     """
     callbacks = callbacks_of(trainer)
     callbacks[:] = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
@@ -72,7 +72,7 @@ def keyboard_interrupt(trainer: Trainer) -> Iterator[None]:
 class QuickHookNames(LightningModule):
     """Sets the name of the current hook past the checks of ``nn.Module``, as Lightning does about 46 times a step.
 
-    Worth 0.04 of the speed of a plain loop with batches of 20 (``SigmoidCNN``), see docs/speed.md. No upstream issue
+    Without it, training loses 0.04 of the speed of a plain loop (batches of 20, docs/speed.md). No upstream issue
     was found (seen in 2.6.6).
     """
 
@@ -86,7 +86,8 @@ class QuickHookNames(LightningModule):
 class NoProfiler(PassThroughProfiler):
     """Returns one context for all actions; Lightning's own makes a generator for each, about 70 times a step.
 
-    Worth 0.01 of the speed of a plain loop with batches of 20. No upstream issue was found (seen in 2.6.6).
+    Without it, training loses 0.01 of the speed of a plain loop (batches of 20, docs/speed.md). No upstream issue was
+    found (seen in 2.6.6).
     """
 
     nothing: AbstractContextManager = nullcontext()

@@ -303,7 +303,7 @@ class TestResume:
         assert process.returncode == 130
         assert "Traceback" not in err
         *_, said, printed = out.splitlines()
-        assert said.startswith("Stopped. Resume")
+        assert said.startswith("Stopped. To resume")
         done = subprocess.run(printed, shell=True, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         run = Path("my logs/WideCNN-Digits/version_0")

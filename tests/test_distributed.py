@@ -50,8 +50,9 @@ def test_two_processes_are_as_one(tmp_path):
     assert (right[0], right[0] + wrong[0]) == (15, 144)  # at threshold 0: all images of the class, all images
 
 
-@pytest.mark.campaign
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.campaign)]
+)
 def test_two_processes_stop_and_resume_together(tmp_path, number, code):
     settings = ("--model.net=WideCNN", "--model.net.width=4", "--trainer.max_epochs=12", "--dashboard=false")
     process = train_with_two(tmp_path, *settings, PYTHONUNBUFFERED="1")

@@ -87,7 +87,7 @@ class TestPlainLightning:
     def test_max_steps_resume_at_the_end_of_an_epoch(self, fixed):
         Trainer(max_steps=2 * BATCHES, callbacks=[Save()], **QUIET).fit(Model(), Loader())
         model = Model()
-        callbacks = [Call("on_fit_start", fixes.count_epochs_with_max_steps)] if fixed else []
+        callbacks = [Call("on_fit_start", fixes.begin_next_epoch_with_max_steps)] if fixed else []
         resumed = Trainer(max_steps=2 * BATCHES, callbacks=callbacks, **QUIET)
         resumed.fit(model, Loader(), ckpt_path="saved.ckpt", weights_only=True)
         assert (model.seen == [(1, index) for index in range(BATCHES)]) is fixed

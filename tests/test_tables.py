@@ -27,7 +27,7 @@ def test_table_has_mean_and_sample_standard_deviation():
     assert "| a | 50.00 ± 0.00 % | 0.5000 | 9,406 | 1.0 min | 1,000 | 3 |" in lines
     assert "| b | 90.00 % | 0.1000 | 9,406 | 1.0 min | 1,000 | 1 |" in lines
     assert [line for line in lines if line.startswith(("| M", "| F"))] == [
-        f"| {data}, variant | test accuracy | test loss | weights | training | images/s | seeds |" for data in "MF"
+        f"| {data}, variant | test accuracy | test loss | parameters | training | images/s | seeds |" for data in "MF"
     ]
     again = Results(Path("mine/runs.csv"), KEYS[:2])  # a smaller grid keeps the other rows
     again.add(KEYS[0], result(0.5, 0.5))

@@ -27,12 +27,12 @@ class Curves(Callback):
     the time of training, without validation.
 
     The points go to the loggers directly: ``self.log`` in each step takes as long as a step of a small network, and
-    Lightning logs after the checkpoint of a step, so that a resumed run would miss a point.
+    Lightning logs a step only after its checkpoint is saved, so that a resumed run would lose the point.
 
     Attributes:
-        sums: Of the epoch so far, over its training images: see SUMS.
+        sums: Totals of this epoch with the keys SUMS; loss and acc are multiplied by images.
         val: Results of the last validation of the epoch.
-        since: Time of the last point, as ``time.perf_counter`` gives it, moved by the duration of validations.
+        since: Start of the current interval (``time.perf_counter``), moved forward by the time of validations.
     """
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Curves(Callback):
 
 
 class CurvesLogger(TensorBoardLogger):
-    """Drops the curve of the epoch over the steps, which Lightning adds to every value, counted from 0."""
+    """Drops the scalar "epoch", counted from 0, that Lightning adds to whatever it logs itself."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -10,11 +10,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from cnn_lightning.callbacks.curves import Curves
-from cnn_lightning.lightning_fixes import callbacks_of, count_epochs_with_max_steps, restore_loader_position
+from cnn_lightning.checkpointing.settings import FORMER_RESUME_KEY, RESUME_KEY
+from cnn_lightning.lightning_fixes import begin_next_epoch_with_max_steps, callbacks_of, restore_loader_position
 from cnn_lightning.metrics import metrics_of
-
-KEY = "resume_state"  # in a checkpoint
-FORMER_KEY = "to_go_on"  # of version 0.1, with the same content
 
 
 class ResumeState(Callback):
@@ -25,9 +23,9 @@ class ResumeState(Callback):
     - weights, optimizer, schedule, counters of epochs, steps and batches: saved by Lightning
     - the position in the epoch, from which the order and the augmentation of the images follow: saved by Lightning as
       the state of the loader, and restored here because Lightning may forget it (``lightning_fixes``)
-    - ``random``: state of PyTorch's random numbers, by device, (world_size, bytes) uint8: dropout draws from them
+    - ``random``: states of PyTorch's generators, which dropout uses: device -> (world_size, bytes) uint8
     - ``sums``, ``val``: sums of the epoch so far and its last validation, see ``Curves``
-    - ``noted``: losses, logits and labels since the last training point
+    - ``noted``: losses, logits and labels of the batches since the last training point
     - ``elapsed``: seconds of training since that point
     - ``should_stop``: whether EarlyStopping has asked to stop
 
@@ -43,7 +41,7 @@ class ResumeState(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the state."""
         metrics = metrics_of(pl_module, "train")
-        checkpoint[KEY] = {
+        checkpoint[RESUME_KEY] = {
             "random": _random_states(trainer, pl_module.device),
             "sums": self.curves.sums,
             "val": self.curves.val,
@@ -55,13 +53,13 @@ class ResumeState(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the state until training starts."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._state = checkpoint.get(KEY) or checkpoint.get(FORMER_KEY) or {}
+            self._state = checkpoint.get(RESUME_KEY) or checkpoint.get(FORMER_RESUME_KEY) or {}
             loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader")
             self._position = loaders[0] if loaders else {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Have Lightning resume at the end of an epoch where ``max_steps`` is given."""
-        count_epochs_with_max_steps(trainer)
+        """Keep Lightning from skipping an epoch where ``max_steps`` is given."""
+        begin_next_epoch_with_max_steps(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the state, after ``Curves`` has started its clock."""
@@ -70,6 +68,7 @@ class ResumeState(Callback):
         state, self._state, self._position = self._state, {}, {}
         if not state:
             return
+        # Other reasons to stop, such as max_time, do not hold for the resumed run.
         if any(isinstance(callback, EarlyStopping) for callback in callbacks_of(trainer)):
             trainer.should_stop = state["should_stop"]
         random, rank = state["random"], trainer.global_rank

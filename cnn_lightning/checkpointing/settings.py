@@ -11,6 +11,8 @@ from cnn_lightning.checkpointing.hyperparameters import check_classes
 from cnn_lightning.checkpointing.safe_loading import read_checkpoint
 from cnn_lightning.errors import UsageError
 
+# Where a checkpoint has the state of ``ResumeState``; version 0.1 had the same content under another key.
+RESUME_KEY, FORMER_RESUME_KEY = "resume_state", "to_go_on"
 # What may differ when a run is resumed, besides all of --trainer.
 FREE_OPTIONS = {"--data.root", "--data.download", "--model.compile_mode"}
 # Options that earlier checkpoints do not have, and the values they were trained with.
@@ -106,7 +108,10 @@ def check_resumable(
     if not checkpoint.get("optimizer_states"):
         raise UsageError(f"{path} holds only weights: to resume, name the last.ckpt of a run")
     loop = checkpoint["loops"]["fit_loop"]
-    if not loop["epoch_loop.batch_progress"]["is_last_batch"] and not {"resume_state", "to_go_on"} & checkpoint.keys():
+    if (
+        not loop["epoch_loop.batch_progress"]["is_last_batch"]
+        and not {RESUME_KEY, FORMER_RESUME_KEY} & checkpoint.keys()
+    ):
         raise UsageError(f"{path} was saved in the middle of an epoch: to resume, name the last.ckpt of its run")
     if seed_of(checkpoint) not in (None, seed):
         raise UsageError(

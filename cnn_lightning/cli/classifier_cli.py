@@ -145,10 +145,7 @@ class ClassifierCLI(LightningCLI):
             )
 
     def instantiate_classes(self) -> None:
-        """Build everything; what a constructor raises is raised as it is.
-
-        jsonargparse wraps it where several types are possible.
-        """
+        """Build everything; raise an error of a constructor without what jsonargparse wraps around it."""
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -198,7 +195,7 @@ class ClassifierCLI(LightningCLI):
         return True
 
     def _check_settings(self) -> None:
-        """Refuse what neither Lightning nor a network or dataset alone would notice before training."""
+        """Check combinations that no part can check alone."""
         for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
             value = self.config_init.trainer[name]
             if isinstance(value, int | float) and value <= 0:
@@ -250,6 +247,6 @@ class TrainedCLI(ClassifierCLI):
 
 
 def progress_bar(settings: Any) -> list[Callback]:
-    """Return our progress bar, unless there is none or another one in the Trainer's settings."""
+    """Return our progress bar, unless the user chose another or none."""
     chosen = any(isinstance(callback, AnyProgressBar) for callback in settings.callbacks or [])
     return [] if chosen or settings.enable_progress_bar is False else [ProgressBar()]

@@ -16,7 +16,7 @@ from cnn_lightning.cli.classifier_cli import TrainedCLI
 from cnn_lightning.cli.exit_codes import command
 from cnn_lightning.cli.run_folders import make_folder, next_name, remove_if_empty
 from cnn_lightning.cli.shifted_images import AccuracyByShift, accuracy_by_shift, check_room, shift_table
-from cnn_lightning.cli.terminal import device_name, print_rank_zero, relative_path
+from cnn_lightning.cli.terminal import device_name, is_rank_zero, print_rank_zero, relative_path
 from cnn_lightning.data.augment import FlipAndShift
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.errors import UsageError
@@ -47,7 +47,7 @@ class EvaluateCLI(TrainedCLI):
         parser.add_argument(
             "ckpt_path",
             nargs="*",
-            help="The checkpoint, or several to compare and average. Default: the best of the newest run.",
+            help="The checkpoint, or several to compare and average. Default: the best.ckpt that was saved last.",
         )
         parser.add_argument(
             "--report",
@@ -134,7 +134,7 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
         _print_evaluation(f"Ensemble of these {len(clis)}, the mean of their probabilities", evaluations[ENSEMBLE])
     if shifts:
         print_rank_zero(shift_table(shifts))
-    if folder:
+    if folder and is_rank_zero():
         print_rank_zero(f"report      {relative_path(_write_report(folder, clis[0], evaluations, shifts))}")
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cnn_lightning.callbacks import (
     BestCheckpoint,
@@ -109,12 +110,12 @@ class FitCLI(ClassifierCLI):
             if self.run is not None:
                 remove_if_empty(self.run, *self.run.parents[:2])
             raise
-        # Pictures come first, because they show the averaged weights, which another callback removes.
+        # Pictures first: they draw before WeightAveraging puts the training weights back.
         callbacks_of(trainer).sort(key=lambda callback: not isinstance(callback, Pictures))
         return trainer
 
     def callbacks(self, settings: Any) -> list[Callback]:
-        """Return the callbacks that ``scripts/fit.py`` adds, by the settings of the Trainer."""
+        """Return the callbacks of a run, besides those of the model, of the user, and SaveConfig."""
         callbacks: list[Callback] = [callback for callback in (self.best, self.last) if callback]
         if settings.enable_model_summary is not False:
             callbacks.append(LayerTable())
@@ -132,7 +133,7 @@ class FitCLI(ClassifierCLI):
         folder = root / f"{type(self.model.net).__name__}-{type(self.datamodule).__name__}"
         if is_rank_zero():
             return make_run(folder)
-        return folder / next_name(folder, "version")  # asked for its folder, a rank asks rank 0
+        return folder / next_name(folder, "version")  # a guess: trainer.log_dir is broadcast from rank 0
 
 
 @command
@@ -215,6 +216,7 @@ def _exit_other_ranks() -> None:
         sys.exit(0)
 
 
+@rank_zero_only
 def _print_how_to_resume(cli: FitCLI) -> None:
     last = _saved(cli.last)
     if not last:
@@ -222,7 +224,7 @@ def _print_how_to_resume(cli: FitCLI) -> None:
         return
     config = next(callback for callback in callbacks_of(cli.trainer) if isinstance(callback, SaveConfig)).path
     words = [*command_words("fit"), "--config", relative_path(config), "--ckpt_path", last]
-    print_rank_zero(f"Stopped. Resume where it was saved last with\n{shlex.join(words)}")
+    print_rank_zero(f"Stopped. To resume from the last checkpoint, run\n{shlex.join(words)}")
 
 
 def _saved(checkpoint: BestCheckpoint | LastCheckpoint | None) -> str:

@@ -41,7 +41,9 @@ class PredictCLI(TrainedCLI):
         """Add the options of prediction."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("images", nargs="+", help="Pictures, or folders of them.")
-        parser.add_argument("--ckpt_path", type=str | None, help="The checkpoint. Default: the best of the newest run.")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, help="The checkpoint. Default: the best.ckpt that was saved last."
+        )
         parser.add_argument("--csv", type=str | None, help="Write a row for every file to this new file.")
         parser.add_argument(
             "--picture", type=str | None, help="Draw every picture next to what the network saw, to this new file."

@@ -76,7 +76,7 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.image_size = self.SIDE + 2 * (pad or 0)  # jsonargparse lets null pass
-        # A table because values of jsonargparse's restricted types neither load with weights_only nor dump to YAML.
+        # Not types such as PositiveInt: their values cannot be loaded with weights_only or written to YAML.
         for name, value, least, most in (
             ("batch_size", batch_size, 1, math.inf),
             ("split_seed", split_seed, 0, 2**32 - 1),

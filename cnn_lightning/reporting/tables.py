@@ -92,7 +92,7 @@ def as_markdown(summaries: Summaries) -> str:
     tables = []
     for data in dict.fromkeys(data for data, _ in summaries):
         first = f"{data}, variant" if data else "variant"
-        text = f"| {first} | test accuracy | test loss | weights | training | images/s | seeds |\n"
+        text = f"| {first} | test accuracy | test loss | parameters | training | images/s | seeds |\n"
         text += f"| --- |{' ---: |' * 6}\n"
         for row in (row for row in summaries.values() if row["data"] == data):
             sd = "" if row["test_acc_sd"] is None else f" ± {100 * row['test_acc_sd']:.2f}"

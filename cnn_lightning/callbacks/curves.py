@@ -21,10 +21,10 @@ class Curves(Callback):
     """Logs loss, accuracy and speed, and stops a run whose loss or weights are not finite.
 
     ``train/loss`` and ``train/acc`` are means over the images since the point before, one point every
-    ``log_every_n_steps`` optimizer steps and one at the end of an epoch; ``val`` and ``test`` are means over all their
-    images. Accuracy is in [0, 1]. Their horizontal axis is the number of optimizer steps made. ``epoch/train_loss``,
-    ``epoch/val_acc`` and so on have the epoch, counted from 1. ``train/images_per_second`` and ``epoch/seconds`` count
-    the time of training, without validation.
+    ``log_every_n_steps`` optimizer steps and one at the end of an epoch; ``val`` is a mean over all validation
+    images, as is ``test``, which the model logs. Accuracy is in [0, 1]. Their horizontal axis is the number of
+    optimizer steps made. ``epoch/train_loss``, ``epoch/val_acc`` and so on have the epoch, counted from 1. Speed and
+    ``epoch/seconds`` count the time of training, without validation.
 
     The points go to the loggers directly: ``self.log`` in each step takes as long as a step of a small network, and
     Lightning logs a step only after its checkpoint is saved, so that a resumed run would lose the point.

@@ -171,7 +171,8 @@ class TestEveryNetwork:
         parser.add_class_arguments(net, "net")
         text = " ".join(parser.format_help().split())
         assert net.__doc__.split("\n")[0].rstrip(".") in text
-        described = dict(re.findall(r"^        (\w+): (.+)$", f"{ConvNet.__doc__}\n{net.__doc__}", re.MULTILINE))
+        docs = f"{inspect.getdoc(ConvNet)}\n{inspect.getdoc(net)}"  # Python 3.13 removes the indentation itself
+        described = dict(re.findall(r"^    (\w+): (.+)$", docs, re.MULTILINE))
         for name in inspect.signature(net).parameters:  # those of every network are described in ConvNet alone
             assert f" {described[name]} " in text, name
 

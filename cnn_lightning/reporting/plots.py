@@ -213,6 +213,6 @@ def _save(figure: Figure, path: Path) -> None:
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)  # inches
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    # 64 colours look the same, and the file is a third as large.
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64)
+    # 64 colours look the same, and the file is a third as large; MAXCOVERAGE keeps those of small points.
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE)
     image.save(path, "png", optimize=True)

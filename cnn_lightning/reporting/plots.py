@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from matplotlib.transforms import Affine2D
 from PIL import Image
 
@@ -154,10 +154,10 @@ def accuracy_by_cost(results: Mapping[tuple[str, str], Mapping[str, Any]], path:
             accuracy = f"test accuracy, {data}" if data else "test accuracy"
             _tidy(axes, label, accuracy if quantity == "weights" else "")
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 600k: longer labels would overlap
             costs = [row[quantity] for row in results.values()]
             low, high = axes.set_xlim(0.7 * min(costs), 1.4 * max(costs))
-            axes.xaxis.set_minor_formatter("{x:,.0f}" if high < 10 * low else NullFormatter())
+            axes.xaxis.set_minor_formatter(EngFormatter(sep="") if high < 10 * low else NullFormatter())
     _save(figure, path)
 
 

@@ -124,7 +124,8 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
             return {"optimizer": optimizer}
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
-            raise UsageError("a learning-rate schedule needs a run with an end, expected max_epochs or max_steps")
+            message = "a learning-rate schedule needs a run with an end, expected max_epochs or max_steps"
+            raise UsageError(message, "max_epochs")
         try:
             schedule = self.lr_schedule(optimizer, int(steps))
         except (ValueError, ZeroDivisionError) as error:

@@ -146,8 +146,9 @@ class TestTraining:
 
     def test_schedule_of_a_run_without_end(self, tiny_root):
         model = ImageClassifier(LeNetCNN(), sgd(0.1), lr_schedule=OneCycle)
-        with pytest.raises(UsageError, match="needs a run with an end, expected max_epochs or max_steps"):
+        with pytest.raises(UsageError, match="needs a run with an end, expected max_epochs or max_steps") as error:
             trainer(max_epochs=-1).fit(model, MNIST(tiny_root))
+        assert error.value.argument == "max_epochs"
 
     def test_smooths_labels_in_training_alone(self, tiny_root):
         losses = []
@@ -224,8 +225,9 @@ class TestTraining:
         assert re.search(r"torch.compile fails \(.*g\+\+ is not there.*--model.compile_mode", message)
 
     def test_impossible_optimizer(self, tiny_root):
-        with pytest.raises(UsageError, match="Invalid learning rate: -1"):
+        with pytest.raises(UsageError, match="Invalid learning rate: -1") as error:
             trainer().fit(ImageClassifier(LeNetCNN(), sgd(-1)), MNIST(tiny_root))
+        assert error.value.argument == "optimizer"
 
 
 def test_predictions_are_probabilities_with_and_without_labels(images):

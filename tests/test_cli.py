@@ -229,7 +229,10 @@ class TestResume:
             ("--data.val_size=100", "--data.val_size 0.1, here it is 100"),
             ("--model.label_smoothing=0.1", "--model.label_smoothing 0.0, here it is 0.1"),
             ("--data.erase=0.5", "--data.erase 0.0, here it is 0.5"),
-            ("--trainer.max_epochs=9", "spans 6 steps, expected the 54 of this run"),
+            (
+                "--trainer.max_epochs=9",
+                "expected the 54 of this run, with the same epochs and data, or a new run: change --trainer.max_epochs",
+            ),
         ):
             assert message in error_of(fit, last, "--trainer.max_epochs=1", f"--data.root={tiny_root}", change)
             assert {path: path.read_bytes() for path in run.rglob("*.ckpt")} == files
@@ -432,7 +435,7 @@ class TestErrors:
             ("--config typo.yaml", "there is no option --trainer.max_epoch; did you mean --trainer.max_epochs?"),
             (
                 "--model.label_smoothing 1.5",
-                "expected at least 0 and less than 1: change --model.label_smoothing",
+                "label_smoothing is 1.5, expected at least 0 and less than 1: change --model.label_smoothing",
             ),
             ("--model.compile_mode fast", "--model.compile_mode fast: expected"),
             (

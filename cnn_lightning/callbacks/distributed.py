@@ -10,7 +10,7 @@ from cnn_lightning.lightning_fixes import sync_buffers_in_training_only
 
 
 class DistributedCorrections(Callback):
-    """Keeps the batch statistics of all ranks equal where it matters: in validation, and in what is saved."""
+    """Keeps the batch statistics of several ranks equal where it matters: in validation, and in what is saved."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Switch off DistributedDataParallel's own synchronisation, which could hang in validation."""
@@ -18,9 +18,8 @@ class DistributedCorrections(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Broadcast rank 0's buffers so that all ranks validate the saved weights."""
-        if trainer.world_size > 1:
-            for buffer in pl_module.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+        for buffer in pl_module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def loss_over_ranks(

@@ -53,13 +53,12 @@ def command(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
                 _end_in_own_file(error)
                 raise
             exit_with(f"cannot read or write {error.filename or 'a file'} ({error.strerror}): free space, or change it")
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            exit_with(f"out of memory ({error}): choose a smaller network, batch or image")
         except KeyboardInterrupt:
             print_rank_zero("\nInterrupted.", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
-            if "can't allocate memory" in str(error):  # PyTorch raises a RuntimeError for the memory of a CPU
+            # PyTorch raises a RuntimeError for the memory of a CPU.
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 exit_with(f"out of memory ({error}): choose a smaller network, batch or image")
             _end_in_own_file(error)
             raise

@@ -50,4 +50,4 @@ def _check_length(saved: int, configured: int) -> None:
     # PyTorch would use the saved length, and fail in the middle of a longer run.
     if saved != configured:
         problem = f"the saved learning-rate schedule spans {saved:,} steps, expected the {configured:,} of this run"
-        raise UsageError(f"{problem}: resume with the same epochs and data, or start a new run")
+        raise UsageError(f"{problem}: resume with the same epochs and data, or start a new run", "max_epochs")

@@ -231,7 +231,8 @@ class TestResume:
             ("--data.erase=0.5", "--data.erase 0.0, here it is 0.5"),
             (
                 "--trainer.max_epochs=9",
-                "expected the 54 of this run, with the same epochs and data, or a new run: change --trainer.max_epochs",
+                "spans 6 steps, expected the 54 of this run: resume with the same epochs and data, or start a new run: "
+                "change --trainer.max_epochs",
             ),
         ):
             assert message in error_of(fit, last, "--trainer.max_epochs=1", f"--data.root={tiny_root}", change)

@@ -15,10 +15,11 @@ from torch.optim import Adam, AdamW, Optimizer
 from cnn_lightning.callbacks.curves import Curves
 from cnn_lightning.callbacks.distributed import DistributedCorrections, loss_over_ranks
 from cnn_lightning.callbacks.resume import ResumeState
+from cnn_lightning.callbacks.schedule import ScheduleSpan
 from cnn_lightning.checkpointing.hyperparameters import check_classes, save_plain_hyperparameters
 from cnn_lightning.checkpointing.safe_loading import read_checkpoint
 from cnn_lightning.errors import UsageError
-from cnn_lightning.lightning_fixes import QuickHookNames, callbacks_of
+from cnn_lightning.lightning_fixes import QuickHookNames, callbacks_of, steps_of_run
 from cnn_lightning.metrics import LossAndAccuracy
 from cnn_lightning.nets import ConvNet
 from cnn_lightning.optim import Cosine, OneCycle
@@ -122,7 +123,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
                 group["fused"] = True
         if self.lr_schedule is None:
             return {"optimizer": optimizer}
-        steps = self.trainer.estimated_stepping_batches
+        steps = steps_of_run(self.trainer)
         if steps == float("inf"):
             message = "a learning-rate schedule needs a run with an end, expected max_epochs or max_steps"
             raise UsageError(message, "max_epochs")
@@ -138,7 +139,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
             return []
         curves = Curves()
         distributed = [DistributedCorrections()] if self.trainer.world_size > 1 else []
-        return [*distributed, curves, ResumeState(curves)]
+        return [*distributed, curves, ResumeState(curves), ScheduleSpan()]
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # its other arguments are passed on by name

@@ -1,11 +1,13 @@
 """Workarounds of Lightning 2.6.6, one function or class each; a test of each fails once it is not needed."""
 
+import inspect
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, WeightAveraging
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,6 +17,18 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
     return trainer.callbacks  # type: ignore[attr-defined]
 
 
+def keep_integers_integers() -> None:
+    """Let ``limit_train_batches: 1`` be one batch, and 1.0 all of them.
+
+    jsonargparse tries the types of a union in their order. Another annotation in Lightning lists float first, and the
+    cache of ``typing`` gives that order to all. No upstream issue was found (seen in 2.6.6, jsonargparse 4.53).
+    """
+    hints = inspect.unwrap(Trainer.__init__).__annotations__
+    for name, hint in hints.items():
+        if set(get_args(hint)) == {int, float, type(None)}:
+            hints[name] = int | float | None
+
+
 def begin_next_epoch_with_max_steps(trainer: Trainer) -> None:
     """Let a run with ``max_steps`` that was saved at the end of an epoch begin the next one when it is resumed.
 
@@ -22,6 +36,50 @@ def begin_next_epoch_with_max_steps(trainer: Trainer) -> None:
     https://github.com/Lightning-AI/pytorch-lightning/issues/19617 (open, seen in 2.2 to 2.6.6)
     """
     trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+
+
+def count_epoch_as_begun(fit_loop: dict[str, Any], validated: bool) -> None:
+    """Correct the saved counters of an epoch that was cut short, by ``should_stop`` or ``max_steps``.
+
+    Lightning counts it as a whole one, so that a resumed run skips the rest. Where the last thing was a validation, it
+    also counts the batch before once more. No upstream issue was found (seen in 2.6.6); of the same kind, and open:
+    https://github.com/Lightning-AI/pytorch-lightning/issues/19617
+
+    Args:
+        fit_loop: Counters of the loop, as they are in a checkpoint; changed in place.
+        validated: Whether a validation followed the last batch.
+    """
+    epochs = fit_loop["epoch_progress"]
+    if epochs["current"]["processed"] == epochs["current"]["started"] and validated:
+        fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+    for counts in (epochs["total"], epochs["current"]):
+        counts["processed"] = counts["completed"] = counts["started"] - 1
+
+
+def steps_of_run(trainer: Trainer, epoch: int = 0, made: int = 0) -> float:
+    """Count the optimizer steps of a run from an epoch on, plus those that are made.
+
+    ``estimated_stepping_batches`` multiplies the first epoch, also where GradientAccumulationScheduler changes the
+    steps of an epoch; it is documented to raise there. No upstream issue was found (seen in 2.6.6).
+    """
+    steps = trainer.estimated_stepping_batches  # prepares the loader, too
+    if trainer.max_epochs is None or trainer.max_epochs < 0 or steps == float("inf"):
+        return steps
+    scheduler = next((c for c in callbacks_of(trainer) if isinstance(c, GradientAccumulationScheduler)), None)
+    for number in range(epoch, max(trainer.max_epochs, 1)):
+        batches = scheduler.get_accumulate_grad_batches(number) if scheduler else trainer.accumulate_grad_batches
+        made += math.ceil(trainer.num_training_batches / batches)
+    return made if trainer.max_steps < 0 else min(made, trainer.max_steps)
+
+
+def resume_accumulation(trainer: Trainer, model: LightningModule) -> None:
+    """Accumulate the batches of an epoch that is resumed as GradientAccumulationScheduler says.
+
+    It is called at the start of an epoch only. No upstream issue was found (seen in 2.6.6).
+    """
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, GradientAccumulationScheduler):
+            callback.on_train_epoch_start(trainer, model)
 
 
 def restore_loader_position(trainer: Trainer, position: dict[str, Any]) -> None:

@@ -16,8 +16,15 @@ import pytest
 from cnn_lightning.checkpointing.safe_loading import DamagedError, read_checkpoint
 from cnn_lightning.data import MNIST, FashionMNIST
 from cnn_lightning.errors import UsageError
-from tests.conftest import REPOSITORY
-from tests.faults import assert_equal, assert_same_result, flipped_bits, truncations
+from tests.conftest import REPOSITORY, scalars
+from tests.faults import (
+    SPEEDS,
+    assert_equal,
+    assert_same_checkpoints,
+    assert_same_result,
+    flipped_bits,
+    truncations,
+)
 
 pytestmark = [pytest.mark.campaign, pytest.mark.real_data]
 
@@ -30,15 +37,19 @@ SETTINGS = (
 )
 
 
-def start(root: Path) -> subprocess.Popen:
-    root.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.watched_fit", str(root / "phase"), *SETTINGS]
+# The last is that of a process that has nothing more to do than to end.
+CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2), signal.SIGHUP: (129, -1)}
+
+
+def start(root: Path, *options: str, **environment: str) -> subprocess.Popen:
+    root.mkdir(exist_ok=True, parents=True)
+    command = [sys.executable, "-m", "tests.watched_fit", str(root / "phase"), *SETTINGS, *options]
     command.append(f"--trainer.default_root_dir={root}")
     # One thread each, because two of them run at a time, and sums of more threads are rounded in another way.
     return subprocess.Popen(
         command,
         cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,8 +90,7 @@ def kill_and_resume(folder: Path, whole: Path, number: int, moments: Iterator[fl
         assert "Traceback" not in errors
         if process.returncode != 0:  # it had not ended before
             break
-    # The last is that of a process that has nothing more to do than to end.
-    assert process.returncode in {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2)}[number]
+    assert process.returncode in CODES[number]
     again = start(root)
     _, errors = again.communicate()
     assert again.returncode == 0, errors
@@ -88,7 +98,47 @@ def kill_and_resume(folder: Path, whole: Path, number: int, moments: Iterator[fl
     return phase
 
 
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 50), (signal.SIGTERM, 10), (signal.SIGINT, 10)])
+def stop_and_resume(root: Path, whole: Path, always: tuple[str, ...], options: tuple[str, ...], **stop: str) -> None:
+    """Train until options or a variable stop it, and to the end without them."""
+    for more, environment in ((options, stop), ((), {})):
+        process = start(root, *always, *more, **environment)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert_same_checkpoints(run_of(root), run_of(whole))
+    resumed, uninterrupted = scalars(run_of(root)), scalars(run_of(whole))
+    assert resumed.keys() == uninterrupted.keys()
+    for tag in resumed.keys() - SPEEDS:
+        last = slice(-1, None) if tag.startswith("test/") else slice(None)  # a run that ends early is tested, too
+        assert dict(resumed[tag][last]) == dict(uninterrupted[tag][last]), tag
+
+
+@pytest.mark.parametrize("what", ["max_time", "max_steps", "callback"])
+def test_stopped_within_an_epoch(tmp_path, what, capsys):
+    always = ("--model.lr_schedule=null",) if what == "max_steps" else ()
+    whole, rng, times = tmp_path / "whole", random.Random(1), 20
+    began = time.monotonic()
+    start(whole, *always).communicate()
+    seconds = (time.monotonic() - began) / 3  # of training; most is imports
+
+    def stop(number: int) -> None:
+        step, root = rng.randrange(1, 180), tmp_path / str(number)
+        if what == "max_time":
+            options = ("--trainer.max_time", f'{{"milliseconds": {rng.randrange(int(1000 * seconds))}}}')
+            stop_and_resume(root, whole, always, options)
+        elif what == "max_steps":
+            stop_and_resume(root, whole, always, (f"--trainer.max_steps={step}",))
+        else:
+            stop_and_resume(root, whole, always, (), STOP_AT=str(step))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(stop, range(times)))
+    with capsys.disabled():
+        print(f"\n{what}: {times} of {times} bit-equal")
+
+
+@pytest.mark.parametrize(
+    ("number", "times"), [(signal.SIGKILL, 50), (signal.SIGTERM, 10), (signal.SIGINT, 10), (signal.SIGHUP, 10)]
+)
 def test_killed_at_random_moments(tmp_path, number, times, capsys):
     whole = tmp_path / "whole"
     seconds = seconds_of_training(whole)

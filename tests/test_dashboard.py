@@ -280,10 +280,16 @@ def test_validation_within_an_epoch_and_an_end_within_one(train):
     run = train(*settings, "--trainer.val_check_interval=0.5", "--trainer.log_every_n_steps=4")
     values = scalars(run)
     assert [step for step, _ in values["val/loss"]] == [3, 6, 9]
-    assert [step for step, _ in values["train/loss"]] == [4, 6, 8, 9]
-    assert [step for step, _ in values["epoch/train_loss"]] == [1, 2]
-    # What the last validation of each epoch gave.
-    assert [value for _, value in values["epoch/val_loss"]] == [value for _, value in values["val/loss"][1:]]
+    # The second epoch has not ended: a resumed run draws its points.
+    assert [step for step, _ in values["train/loss"]] == [4, 6, 8]
+    assert [step for step, _ in values["epoch/train_loss"]] == [1]
+    # What the last validation of the epoch gave.
+    assert values["epoch/val_loss"] == [(1, values["val/loss"][1][1])]
+    resumed = scalars(train(*settings[:2], "--trainer.max_steps=12", *settings[3:], "--trainer.val_check_interval=0.5",
+                            "--trainer.log_every_n_steps=4", "--ckpt_path=last"))  # fmt: skip
+    assert [step for step, _ in resumed["train/loss"]] == [4, 6, 8, 12]
+    assert [step for step, _ in resumed["epoch/train_loss"]] == [1, 2]
+    assert [value for _, value in resumed["epoch/val_loss"]] == [value for _, value in resumed["val/loss"][1::2]]
 
 
 def test_epochs_without_validation_have_no_point_of_it(train):

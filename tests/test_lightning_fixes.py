@@ -3,12 +3,14 @@
 A case with fixed = False that fails says that upstream has fixed the bug: then remove the workaround.
 """
 
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, GradientAccumulationScheduler
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from cnn_lightning import lightning_fixes as fixes
@@ -93,6 +95,71 @@ class TestPlainLightning:
         assert (model.seen == [(1, index) for index in range(BATCHES)]) is fixed
 
     @pytest.mark.parametrize("fixed", [False, True])
+    def test_the_rest_of_an_epoch_that_is_cut_short_is_skipped(self, fixed):
+        class StopAndSave(Save):
+            def on_train_batch_end(self, trainer, *args):
+                trainer.should_stop = trainer.global_step == 2
+
+            def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+                if fixed:
+                    fixes.count_epoch_as_begun(checkpoint["loops"]["fit_loop"], validated=False)
+
+        Trainer(max_epochs=2, callbacks=[StopAndSave()], **QUIET).fit(Model(), Loader())
+        model = Model()
+        Trainer(max_epochs=2, **QUIET).fit(model, Loader(), ckpt_path="saved.ckpt", weights_only=True)
+        assert ((0, 2) in model.seen) is fixed
+        assert (1, 3) in model.seen
+
+    @pytest.mark.parametrize("fixed", [False, True])
+    def test_a_batch_before_a_validation_counts_twice_where_an_epoch_is_cut_short(self, fixed):
+        class Validated(Model):
+            def validation_step(self, batch, batch_idx):
+                pass
+
+        class StopAndSave(Save):
+            def on_validation_end(self, trainer, pl_module):
+                trainer.should_stop = True
+
+            def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+                fixes.count_epoch_as_begun(checkpoint["loops"]["fit_loop"], validated=fixed)
+
+        class Count(Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+                steps.append(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+        steps, settings = [], QUIET | {"max_epochs": 1, "val_check_interval": 2, "num_sanity_val_steps": 0}
+        Trainer(callbacks=[StopAndSave()], **settings).fit(Validated(), Loader(), Loader())
+        resumed = Trainer(callbacks=[Count()], **settings)
+        resumed.fit(Validated(), Loader(), Loader(), ckpt_path="saved.ckpt", weights_only=True)
+        assert steps == ([2, 3] if fixed else [3, 4])
+
+    def test_steps_of_a_run_are_those_of_its_first_epoch_times_the_epochs(self):
+        trainer = Trainer(max_epochs=3, callbacks=[GradientAccumulationScheduler({1: 2})], **QUIET)
+        trainer.fit(Model(), Loader())
+        assert trainer.global_step == fixes.steps_of_run(trainer) == BATCHES + 2 * BATCHES // 2
+        fresh = Trainer(max_epochs=3, callbacks=[GradientAccumulationScheduler({1: 2})], **QUIET)
+        asked = []
+        fresh.callbacks.append(Call("on_train_start", lambda trainer: asked.append(trainer.estimated_stepping_batches)))
+        fresh.fit(Model(), Loader())
+        assert asked == [3 * BATCHES]
+
+    @pytest.mark.parametrize("fixed", [False, True])
+    def test_accumulation_is_forgotten_within_an_epoch(self, fixed):
+        class SaveInSecondEpoch(Save):
+            def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+                if (trainer.current_epoch, batch_idx) == (1, 1):
+                    trainer.save_checkpoint("saved.ckpt", weights_only=False)
+
+        def callbacks(*more):
+            return [GradientAccumulationScheduler({1: 2}), *more]
+
+        Trainer(max_epochs=2, callbacks=callbacks(SaveInSecondEpoch()), **QUIET).fit(Model(), Loader())
+        more = [Call("on_train_start", lambda trainer: fixes.resume_accumulation(trainer, None))] if fixed else []
+        resumed = Trainer(max_epochs=2, callbacks=callbacks(*more), **QUIET)
+        resumed.fit(Model(), Loader(), ckpt_path="saved.ckpt", weights_only=True)
+        assert resumed.global_step == BATCHES + (2 if fixed else 3)
+
+    @pytest.mark.parametrize("fixed", [False, True])
     def test_position_of_a_loader_is_forgotten_where_the_number_of_steps_was_asked_for(self, fixed):
         Trainer(max_epochs=1, callbacks=[Save(batch=1)], **QUIET).fit(Model(True), Loader())
         position = torch.load("saved.ckpt")["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
@@ -169,3 +236,25 @@ def test_distributed_data_parallel_shares_buffers_in_validation(fixed, tmp_path,
         assert bool(shared) is not fixed
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_an_integer_stays_an_integer(tmp_path):
+    """In a new process, because the annotations are changed for good."""
+    code = """
+import sys
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Trainer
+from cnn_lightning.lightning_fixes import keep_integers_integers
+if sys.argv[1] == "fixed":
+    keep_integers_integers()
+parser = ArgumentParser(exit_on_error=False)
+parser.add_class_arguments(Trainer, "trainer")
+print(repr([parser.parse_args([f"--trainer.limit_train_batches={each}"]).trainer.limit_train_batches
+            for each in ("1", "1.0", "2", "0.5", "null")]))
+"""
+    printed = {
+        fixed: subprocess.run([sys.executable, "-c", code, fixed], capture_output=True, text=True, check=True).stdout
+        for fixed in ("fixed", "plain")
+    }
+    assert printed["fixed"] == "[1, 1.0, 2, 0.5, None]\n"
+    assert printed["plain"] == "[1.0, 1.0, 2.0, 0.5, None]\n"

@@ -1,20 +1,32 @@
+import fcntl
 import os
+import pty
 import re
+import shutil
 import signal
+import struct
+import subprocess
+import sys
+import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 
+from cnn_lightning import ImageClassifier
 from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.cli import run_folders as runs
-from cnn_lightning.cli.fit import fit
+from cnn_lightning.cli.evaluate import evaluate
+from cnn_lightning.cli.fit import FitCLI, fit
+from cnn_lightning.data import MNIST
 from cnn_lightning.errors import UsageError
-from tests.conftest import scalars
-from tests.faults import Death, DieAt, add_callback, assert_same_result
+from cnn_lightning.nets import WideCNN
+from tests.conftest import REPOSITORY, scalars
+from tests.faults import Death, DieAt, add_callback, assert_equal, assert_same_checkpoints, assert_same_result
 
 # 6 steps an epoch, with augmentation and dropout.
 SETTINGS = (
@@ -202,6 +214,32 @@ class TestSignal:
 
         assert interrupt(KillAtTheEnd(), "stopped").code == 143
 
+    def test_a_closed_terminal(self, tiny_root):
+        """A real one: the kernel sends SIGHUP, and whatever is printed from then on raises."""
+        command = [sys.executable, str(REPOSITORY / "scripts/fit.py"), *SETTINGS, "--trainer.default_root_dir=stopped"]
+        command += ["--trainer.max_epochs=500", "--trainer.enable_progress_bar=true"]
+        command += [f"--data.root={tiny_root}", "--ckpt_path=last", "--data=Digits"]
+        terminal, other_end = pty.openpty()
+        fcntl.ioctl(other_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        process = subprocess.Popen(["setsid", "--ctty", *command], stdin=other_end, stdout=other_end, stderr=other_end)
+        os.close(other_end)
+        seen = b""
+        while not re.search(rb"Epoch [3-9]/500", seen):
+            seen += os.read(terminal, 65536)  # raises once the process has ended
+        os.close(terminal)
+        assert process.wait(60) == 128 + signal.SIGHUP
+        saved = torch.load(folder("stopped") / "checkpoints/last.ckpt", weights_only=True)
+        assert saved["loops"]["fit_loop"]["epoch_progress"]["current"]["started"] >= 3
+        assert not list(folder("stopped").rglob("*.part"))
+
+    def test_nohup_is_respected(self, interrupt, monkeypatch):
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            assert interrupt(Kill(signal.SIGHUP, 3), "nohup") is None
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
     def test_twice_stops_at_once(self, interrupt, capfd):
         class Impatient(Kill):
             def send(self):
@@ -227,6 +265,116 @@ class TestSignal:
         assert (tmp_path / "asked").read_text() == "requeue 77\n"
         assert torch.load(requeued / "hpc_ckpt_1.ckpt", weights_only=True)["global_step"] == 4
         assert_same_result(requeued, whole())
+
+
+class TestCutShort:
+    def test_max_time_says_how_to_resume(self, run, capsys):
+        settings = ("--model.lr_schedule=null", "--trainer.max_epochs=500")
+        run("logs", *settings, "--trainer.max_time=00:00:00:01")
+        printed = capsys.readouterr().out
+        (stopped,) = re.findall(r"Stopped within epoch (\d+), at step (\d+)\.", printed)
+        saved = torch.load(folder("logs") / "checkpoints/last.ckpt", weights_only=True)
+        assert stopped == (str(saved["global_step"] // 6 + 1), str(saved["global_step"]))
+        assert f"--ckpt_path {folder('logs')}/checkpoints/last.ckpt --trainer.max_time=null" in printed
+        resumed = run("logs", *settings, "--trainer.max_time=null", f"--trainer.max_steps={saved['global_step'] + 3}")
+        now = torch.load(resumed / "checkpoints/last.ckpt", weights_only=True)
+        assert now["global_step"] == saved["global_step"] + 3
+
+    def test_early_stopping_does_not_stop_a_run_that_time_has_stopped(self, run, interrupt):
+        class TimeIsUp(Callback):
+            def on_train_batch_end(self, trainer, *args):
+                trainer.should_stop |= trainer.global_step == 3
+
+        patience = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss")
+        assert interrupt(TimeIsUp(), "logs", *patience) is None
+        assert torch.load(run("logs", *patience) / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+
+    def test_without_a_validation_the_last_weights_are_tested(self, run, capsys):
+        run("logs", "--trainer.max_steps=3", "--model.lr_schedule=null")
+        assert "Test of the last weights" in capsys.readouterr().out
+        assert not (folder("logs") / "checkpoints/best.ckpt").exists()
+
+    def test_early_stopping_does_not_count_the_validation_before_twice(self, run, whole, interrupt):
+        class TimeIsUp(Callback):
+            def on_train_batch_end(self, trainer, *args):
+                trainer.should_stop |= trainer.global_step == 9
+
+        # Every validation is the one too many: a second look at the first would end the run.
+        settings = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss")
+        settings += ("--trainer.callbacks.min_delta=100", "--trainer.callbacks.patience=3", "--trainer.max_epochs=4")
+        assert interrupt(TimeIsUp(), "logs", *settings) is None
+        resumed, uninterrupted = run("logs", *settings), whole(*settings)
+        assert_same_checkpoints(resumed, uninterrupted)
+        assert scalars(resumed)["val/loss"] == scalars(uninterrupted)["val/loss"]
+        assert len(scalars(resumed)["val/loss"]) == 4
+
+    @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+    def test_with_checkpoints_of_lightning_in_python(self, tiny_root):
+        """What Lightning's ModelCheckpoint saves within an epoch is resumed there, without our command line."""
+        data = {"batch_size": 64, "val_size": 40}
+        quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        steps = []
+
+        class Stop(Callback):
+            def on_train_batch_end(self, trainer, *args):
+                steps.append(trainer.global_step)
+                trainer.should_stop |= trainer.global_step == 8
+
+        torch.manual_seed(3)
+        saver = ModelCheckpoint("saved", "last", save_on_train_epoch_end=True)
+        trainer = Trainer(max_epochs=3, callbacks=[Stop(), saver], **quiet)
+        trainer.fit(ImageClassifier(WideCNN(width=4)), MNIST(tiny_root, **data))
+        weights = []
+        for seed in (1, 2):  # the seed of the resumed process does not matter
+            torch.manual_seed(seed)
+            model = ImageClassifier(WideCNN(width=4))
+            resumed = Trainer(max_epochs=3, enable_checkpointing=False, **quiet)
+            resumed.fit(model, MNIST(tiny_root, **data), ckpt_path="saved/last.ckpt", weights_only=True)
+            assert resumed.global_step == 18
+            weights.append([parameter.detach() for parameter in model.net.parameters()])
+        assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+class TestFrozen:
+    def test_weights_that_a_callback_has_thawed_are_trained_after_a_resume(self, run, whole, interrupt, monkeypatch):
+        class ThawInSecondEpoch(BaseFinetuning):
+            def freeze_before_training(self, pl_module):
+                self.freeze(pl_module.net.features)
+
+            def finetune_function(self, pl_module, epoch, optimizer):
+                if epoch == 1:
+                    self.make_trainable(pl_module.net.features)
+
+        settings = ("--save_every_n_steps=1", "--model.lr_schedule=null", "--model.optimizer.weight_decay=0")
+        callbacks = FitCLI.callbacks
+        monkeypatch.setattr(FitCLI, "callbacks", lambda *args: [ThawInSecondEpoch(), *callbacks(*args)])
+        assert isinstance(interrupt(DieAt(9), "killed", *settings), Death)
+        assert_same_result(run("killed", *settings), run("whole", *settings))
+
+
+class TestSeed:
+    def test_a_run_without_a_seed_is_evaluated_and_resumed(self, run, capsys):
+        torch.seed()
+        stopped = run("logs", "--seed_everything=false", "--trainer.max_steps=8", "--model.lr_schedule=null")
+        saved = torch.load(stopped / "checkpoints/last.ckpt", weights_only=True)
+        (loader,) = saved["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+        assert loader["seed"] >= 2**32
+        assert "no seed" in capsys.readouterr().out
+        evaluate([str(stopped / "checkpoints/best.ckpt"), "--report=false"])
+        results = []
+        for name in ("first", "second"):
+            shutil.copytree(stopped, f"{name}/WideCNN-MNIST/version_0")
+            resumed = run(name, "--model.lr_schedule=null")
+            results.append(torch.load(resumed / "checkpoints/last.ckpt", weights_only=True))
+            assert results[-1]["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["seed"] == loader["seed"]
+        assert_equal(results[0]["state_dict"], results[1]["state_dict"], "weights")
+
+    def test_another_seed_is_refused(self, run, capsys):
+        torch.seed()
+        run("logs", "--seed_everything=false", "--trainer.max_epochs=1")
+        with pytest.raises(SystemExit):
+            run("logs", "--seed_everything=0")
+        assert "was trained with --seed_everything False, here it is 0" in capsys.readouterr().err
 
 
 class TestDiverged:
@@ -356,13 +504,13 @@ class TestRuns:
     def test_of_a_logger_whose_folder_is_always_the_same(self, run, capsys):
         logger = ("--ckpt_path=null", "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=csv")
         logger += ("--trainer.logger.version=0", "--trainer.max_epochs=1")
-        with pytest.raises(ValueError, match="not enough"):  # the folder is not ours
-            run("logs", *logger)
-        saved = {path: path.read_bytes() for path in Path("csv").rglob("*.ckpt")}
+        run("logs", *logger)
+        saved = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+        assert Path("csv/lightning_logs/version_0/metrics.csv") in saved
         with pytest.raises(SystemExit):
             run("logs", *logger)
-        assert "best.ckpt is of another run: give --trainer.logger another folder" in capsys.readouterr().err
-        assert {path: path.read_bytes() for path in Path("csv").rglob("*.ckpt")} == saved
+        assert "metrics.csv is of another run: give --trainer.logger another folder" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == saved
 
     def test_a_damaged_best_checkpoint_is_noticed_on_resume(self, run, capsys):
         path = run("logs") / "checkpoints/best.ckpt"

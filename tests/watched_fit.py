@@ -1,5 +1,9 @@
-"""``scripts/fit.py`` that writes into a file what it is doing, for whoever kills it: FILE [OPTION...]."""
+"""``scripts/fit.py`` that writes into a file what it is doing, for whoever kills it: FILE [OPTION...].
 
+With the variable STOP_AT=N, a callback stops it after batch N.
+"""
+
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +26,9 @@ class Watch(Callback):
 
     def on_train_batch_start(self, *args):
         say("training")
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop |= trainer.fit_loop.total_batch_idx + 1 == int(os.environ.get("STOP_AT", 0))
 
     def on_validation_start(self, *args):
         say("validating")

@@ -1,24 +1,27 @@
 """The two checkpoints of a run: best.ckpt and last.ckpt."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 
-from cnn_lightning.callbacks.curves import made_step
+from cnn_lightning.callbacks.position import made_step, validation_due
+from cnn_lightning.callbacks.progress import EpochLines
 from cnn_lightning.callbacks.signals import Signals
 from cnn_lightning.checkpointing.safe_loading import DamagedError, read_checkpoint
 from cnn_lightning.errors import UsageError
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``checkpoints/best.ckpt``, of the lowest ``val/loss``, and prints a line whenever it falls."""
+    """Keeps ``checkpoints/best.ckpt``, of the lowest ``val/loss``, and prints a line whenever it falls.
 
-    def __init__(self) -> None:
-        super().__init__(filename="best", monitor="val/loss", mode="min", enable_version_counter=False)
+    Args:
+        folder: Where it is kept. Defaults to ``checkpoints`` in the folder of the logger.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder, "best", monitor="val/loss", mode="min", enable_version_counter=False)
 
     @property
     def path(self) -> Path:
@@ -73,11 +76,15 @@ class BestCheckpoint(ModelCheckpoint):
         if self.best_model_score is before:
             return
         score = trainer.callback_metrics["val/loss"]  # not best_model_score, which is infinite where this is NaN
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, EpochLines):
+            bar.saved = score.item()  # its line says so
+            return
         fall = f"{score:.4f}" if before is None else f"{before:.4f} -> {score:.4f}"
         accuracy = trainer.callback_metrics["val/acc"]
         line = f"epoch {trainer.current_epoch + 1}: val/loss {fall}, val/acc {accuracy:.2%}, saved as best.ckpt"
-        if trainer.progress_bar_callback is not None:
-            trainer.progress_bar_callback.print(line)
+        if bar is not None:
+            bar.print(line)
         elif trainer.is_global_zero:
             print(line)
 
@@ -121,7 +128,7 @@ class LastCheckpoint(Checkpoint):
         due = self._is_due(trainer)
         if not due and not self.signals.may_ask(trainer):
             return
-        if made_step(trainer, batch_idx) and not trainer.is_last_batch and not _validates_next(trainer, batch_idx):
+        if made_step(trainer, batch_idx) and not trainer.is_last_batch and not validation_due(trainer, batch_idx):
             self._save_if(due, trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -130,21 +137,12 @@ class LastCheckpoint(Checkpoint):
             self._save_if(self._is_due(trainer), trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after an epoch."""
+        """Save after an epoch, or where it is cut short."""
         self._save_if(True, trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Obey a signal that arrived after the last save."""
         self._obey(self.signals.asked(trainer))
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Flush the curves to the disk first, because a resumed run draws only what follows the checkpoint."""
-        for logger in trainer.loggers if trainer.is_global_zero else ():
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.flush()
-                for path in Path(logger.log_dir).glob("events.*"):
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
 
     def _is_due(self, trainer: Trainer) -> bool:
         return self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
@@ -158,13 +156,3 @@ class LastCheckpoint(Checkpoint):
     def _obey(self, number: int) -> None:
         if number:
             self.signals.obey(number)
-
-
-def _validates_next(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether Lightning validates after this training batch, which is not the last of its epoch."""
-    every = trainer.check_val_every_n_epoch  # None: val_check_interval counts batches across epochs
-    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
-        return False
-    batches = trainer.fit_loop.total_batch_idx if every is None else batch_idx
-    interval = trainer.val_check_batch  # None: validation by time; infinite: only at the end of an epoch
-    return trainer.should_stop or (interval not in (None, float("inf")) and (batches + 1) % interval == 0)

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from cnn_lightning.callbacks.position import made_step, within_epoch
 from cnn_lightning.errors import DivergedError
 from cnn_lightning.metrics import metrics_of
 
@@ -59,7 +60,9 @@ class Curves(Callback):
             self._log_training(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log a training point for the last steps, and a point for the epoch."""
+        """Log a training point for the last steps, and a point for the epoch, unless it is cut short."""
+        if within_epoch(trainer):
+            return  # a resumed run trains the rest of it
         if metrics_of(pl_module, "train").update_called:
             self._log_training(trainer, pl_module)
         sums = self.sums
@@ -127,11 +130,6 @@ class CurvesLogger(TensorBoardLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log all metrics except "epoch"."""
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
-
-
-def made_step(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether the optimizer made a step after this training batch, instead of accumulating its gradients."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
 def _log(trainer: Trainer, point: dict[str, float]) -> None:

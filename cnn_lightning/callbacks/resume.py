@@ -1,17 +1,28 @@
 """The state that makes a resumed run equal, bit for bit, to one that was never interrupted."""
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from cnn_lightning.callbacks.curves import Curves
+from cnn_lightning.callbacks.position import made_step, validation_due, within_epoch
 from cnn_lightning.checkpointing.settings import FORMER_RESUME_KEY, RESUME_KEY
-from cnn_lightning.lightning_fixes import begin_next_epoch_with_max_steps, callbacks_of, restore_loader_position
+from cnn_lightning.lightning_fixes import (
+    begin_next_epoch_with_max_steps,
+    callbacks_of,
+    count_epoch_as_begun,
+    restore_loader_position,
+    resume_accumulation,
+)
 from cnn_lightning.metrics import metrics_of
 
 
@@ -27,7 +38,12 @@ class ResumeState(Callback):
     - ``sums``, ``val``: sums of the epoch so far and its last validation, see ``Curves``
     - ``noted``: losses, logits and labels of the batches since the last training point
     - ``elapsed``: seconds of training since that point
-    - ``should_stop``: whether EarlyStopping has asked to stop
+    - ``frozen``: names of the weights that are not trained; callbacks such as BackboneFinetuning freeze them anew
+    - ``threads``: PyTorch's threads on a CPU, since sums of another number of them differ in the last bits
+    - ``loggers``: class and version of each logger, and how many rows a CSVLogger has written
+
+    An epoch that is cut short (``max_time``, ``max_steps``, a callback that sets ``trainer.should_stop``) is saved as
+    what it is: Lightning would count it as a whole one, and skip the rest of it.
 
     Args:
         curves: The callback whose sums are saved.
@@ -37,9 +53,14 @@ class ResumeState(Callback):
         self.curves = curves
         self._state: dict[str, Any] = {}
         self._position: dict[str, Any] = {}
+        self._stops_soon = False
+        self._limit_val_batches: int | float | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the state."""
+        if within_epoch(trainer):
+            validated = validation_due(trainer, trainer.fit_loop.batch_idx)
+            count_epoch_as_begun(checkpoint["loops"]["fit_loop"], validated)
         metrics = metrics_of(pl_module, "train")
         checkpoint[RESUME_KEY] = {
             "random": _random_states(trainer, pl_module.device),
@@ -47,7 +68,9 @@ class ResumeState(Callback):
             "val": self.curves.val,
             "noted": list(metrics.gathered()) if metrics.update_called else [],
             "elapsed": time.perf_counter() - self.curves.since,
-            "should_stop": trainer.should_stop,
+            "frozen": [name for name, weight in pl_module.named_parameters() if not weight.requires_grad],
+            "threads": torch.get_num_threads(),
+            "loggers": [_logger_state(logger) for logger in trainer.loggers],
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -56,6 +79,9 @@ class ResumeState(Callback):
             self._state = checkpoint.get(RESUME_KEY) or checkpoint.get(FORMER_RESUME_KEY) or {}
             loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader")
             self._position = loaders[0] if loaders else {}
+            threads = self._state.get("threads", 0)
+            if pl_module.device.type == "cpu" and 0 < threads <= (os.cpu_count() or 1):
+                torch.set_num_threads(threads)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep Lightning from skipping an epoch where ``max_steps`` is given."""
@@ -63,14 +89,18 @@ class ResumeState(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the state, after ``Curves`` has started its clock."""
+        resume_accumulation(trainer, pl_module)
         if self._position:
             restore_loader_position(trainer, self._position)
         state, self._state, self._position = self._state, {}, {}
         if not state:
             return
+        for name, weight in pl_module.named_parameters() if "frozen" in state else ():
+            weight.requires_grad_(name not in state["frozen"])
         # Other reasons to stop, such as max_time, do not hold for the resumed run.
-        if any(isinstance(callback, EarlyStopping) for callback in callbacks_of(trainer)):
-            trainer.should_stop = state["should_stop"]
+        stopping = (callback for callback in callbacks_of(trainer) if isinstance(callback, EarlyStopping))
+        if any(callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED for callback in stopping):
+            trainer.should_stop = True
         random, rank = state["random"], trainer.global_rank
         if len(random["cpu"]) == trainer.world_size:
             torch.set_rng_state(random["cpu"][rank].clone())
@@ -80,6 +110,67 @@ class ResumeState(Callback):
         self.curves.since = time.perf_counter() - state.get("elapsed", 0.0)
         if state["noted"] and trainer.is_global_zero:  # rank 0 has what all ranks noted
             metrics_of(pl_module, "train").update(*(part.to(pl_module.device) for part in state["noted"]))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let a run stop within an epoch only where it can be resumed, and as a run that does not stop passes there.
+
+        Accumulated gradients are not saved, so it stops after the optimizer step. It is not validated there unless it
+        would be anyway, because the validation could change the curves and the best checkpoint.
+        """
+        trainer.should_stop |= self._stops_soon
+        if not trainer.should_stop or trainer.is_last_batch or not trainer.fit_loop.epoch_loop.done:
+            return
+        self._stops_soon = not made_step(trainer, batch_idx)
+        if self._stops_soon:
+            trainer.should_stop = False
+        elif not validation_due(trainer, batch_idx):
+            self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where an epoch is cut short, keep callbacks from reading the validation before as if it were a new one."""
+        if within_epoch(trainer):
+            for callback in _monitors(trainer):
+                vars(callback)["on_train_epoch_end"] = _nothing
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Switch validation and those callbacks on again."""
+        for callback in _monitors(trainer):
+            vars(callback).pop("on_train_epoch_end", None)
+        self._stops_soon = False
+        if self._limit_val_batches is not None:
+            trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
+
+
+def _monitors(trainer: Trainer) -> list[EarlyStopping | ModelCheckpoint]:
+    callbacks = [
+        callback for callback in callbacks_of(trainer) if isinstance(callback, EarlyStopping | ModelCheckpoint)
+    ]
+    return [callback for callback in callbacks if callback.monitor]
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+def _logger_state(logger: Logger) -> dict[str, Any]:
+    """Write what was logged to the disk, because a resumed run logs only what follows the checkpoint."""
+    logger.save()
+    files: list[Path] = []
+    if isinstance(logger, TensorBoardLogger):
+        files = list(Path(logger.log_dir).glob("events.*"))
+    elif isinstance(logger, CSVLogger):
+        files = list(Path(logger.log_dir).glob("metrics.csv"))
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    rows = sum(map(_rows, files)) if isinstance(logger, CSVLogger) else None
+    return {"class": type(logger).__name__, "version": logger.version, "rows": rows}
+
+
+def _rows(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines()) - 1
 
 
 def _random_states(trainer: Trainer, device: torch.device) -> dict[str, Tensor]:

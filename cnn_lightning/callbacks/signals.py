@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -25,7 +26,7 @@ class Stopped(Exception):  # noqa: N818, since it is no error
 
 
 class Signals:
-    """Notes SIGINT (Ctrl-C), SIGTERM, and the signal on which Lightning requeues a SLURM job.
+    """Notes SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is closed), and the signal to requeue a SLURM job.
 
     Python would stop in the middle of a step, and Lightning would save in the middle of one.
     """
@@ -44,7 +45,7 @@ class Signals:
         self._noted = set()
         requeue = signal.getsignal(signal.SIGUSR1) if os.name == "posix" else None
         self._requeue = {signal.SIGUSR1: requeue} if callable(requeue) else {}
-        for number in (signal.SIGINT, signal.SIGTERM, *self._requeue):
+        for number in (*stop_signals(), *self._requeue):
             signal.signal(number, self._note)
 
     def may_ask(self, trainer: Trainer) -> bool:
@@ -73,6 +74,23 @@ class Signals:
         if number == signal.SIGINT and self._noted - self._requeue.keys():
             raise KeyboardInterrupt
         self._noted.add(number)
+        if number not in (signal.SIGINT, signal.SIGTERM, *self._requeue):
+            _detach_from_terminal()
         if number not in self._requeue and getattr(rank_zero_only, "rank", 0) == 0:
-            # Not print, which may be what the signal interrupted.
-            os.write(2, b"\nStopping as soon as everything is saved. Press Ctrl-C again to stop at once.\n")
+            with suppress(OSError):  # the terminal may be gone; not print, which may be what the signal interrupted
+                os.write(2, b"\nStopping as soon as everything is saved. Press Ctrl-C again to stop at once.\n")
+
+
+def _detach_from_terminal() -> None:
+    """Drop what is printed to a terminal that is closed, where each write would raise."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def stop_signals() -> list[int]:
+    """The signals that ask to stop; without SIGHUP where ``nohup`` has switched it off, and on Windows."""
+    hang_up = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+    return [signal.SIGINT, signal.SIGTERM, *(each for each in hang_up if signal.getsignal(each) != signal.SIG_IGN)]

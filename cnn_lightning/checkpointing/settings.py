@@ -54,6 +54,12 @@ def seed_of(checkpoint: Mapping[str, Any]) -> int | None:
     return loaders[0].get("seed") if loaders else None
 
 
+def seeding_of(checkpoint: Mapping[str, Any]) -> int | bool | None:
+    """What ``--seed_everything`` was: False where PyTorch drew a seed of its own, which has more digits."""
+    seed = seed_of(checkpoint)
+    return seed if seed is None or 0 <= seed < 2**32 else False
+
+
 def settings_in(checkpoint: Mapping[str, Any], path: Path, classes: tuple[type, ...]) -> dict[str, Any]:
     """Return the settings of network and dataset that a checkpoint carries, as defaults for a parser.
 
@@ -71,7 +77,7 @@ def settings_in(checkpoint: Mapping[str, Any], path: Path, classes: tuple[type, 
     if "net" not in model:
         raise UsageError(f"{path} does not say which network it holds: expected a file that scripts/fit.py saved")
     settings = {f"model.{key}": value for key, value in model.items()}
-    if (seed := seed_of(checkpoint)) is not None:
+    if (seed := seeding_of(checkpoint)) is not None:
         settings["seed_everything"] = seed
     data = dict(checkpoint.get("datamodule_hyper_parameters", {}))
     data.pop("_instantiator", None)
@@ -97,7 +103,7 @@ def check_weights(checkpoint: Mapping[str, Any], path: Path, model: LightningMod
 
 
 def check_resumable(
-    checkpoint: Mapping[str, Any], path: Path, model: LightningModule, data: LightningDataModule, seed: int
+    checkpoint: Mapping[str, Any], path: Path, model: LightningModule, data: LightningDataModule, seed: int | bool
 ) -> None:
     """Make sure that a run can be resumed from a checkpoint, with the settings that it began with.
 
@@ -113,9 +119,10 @@ def check_resumable(
         and not {RESUME_KEY, FORMER_RESUME_KEY} & checkpoint.keys()
     ):
         raise UsageError(f"{path} was saved in the middle of an epoch: to resume, name the last.ckpt of its run")
-    if seed_of(checkpoint) not in (None, seed):
+    seeding = seeding_of(checkpoint)
+    if seeding is not None and (seeding, type(seeding)) != (seed, type(seed)):
         raise UsageError(
-            f"{path} was trained with --seed_everything {seed_of(checkpoint)}, here it is {seed}: leave out "
+            f"{path} was trained with --seed_everything {seeding}, here it is {seed}: leave out "
             "--seed_everything to resume, or --ckpt_path to start a new run"
         )
     _check_newest(checkpoint, path)

@@ -109,8 +109,10 @@ class TensorLoader:
         return {"seed": self.sampler.seed, **self._yielded, "world_size": self.world_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Start the next epoch at a saved position, if it is in that epoch."""
+        """Start the next epoch at a saved position, if it is in that epoch, and shuffle as the saved run does."""
         self._resume_position = state
+        if self.sampler.seed is not None and state.get("seed") is not None:
+            self.sampler.seed = state["seed"]
 
     def _first_batch(self) -> int:
         position, self._resume_position = self._resume_position, {}

@@ -40,6 +40,11 @@ class Cosine(CosineAnnealingLR):
     def __init__(self, optimizer: Optimizer, total_steps: int, eta_min: float = 0.0) -> None:
         super().__init__(optimizer, T_max=total_steps, eta_min=eta_min)
 
+    @property
+    def total_steps(self) -> int:
+        """Steps that it spans, as ``OneCycle`` calls them."""
+        return self.T_max
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of a schedule of the same length, or raise a UsageError."""
         _check_length(state_dict["T_max"], self.T_max)

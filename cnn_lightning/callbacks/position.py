@@ -1,0 +1,23 @@
+"""Where in an epoch a Trainer is: after an optimizer step, before a validation, or stopped within the epoch."""
+
+from lightning.pytorch import Trainer
+
+
+def made_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer made a step after this training batch, instead of accumulating its gradients."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+
+
+def validation_due(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether Lightning validates after this training batch, which is not the last of its epoch."""
+    every = trainer.check_val_every_n_epoch  # None: val_check_interval counts batches across epochs
+    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
+        return False
+    batches = trainer.fit_loop.total_batch_idx if every is None else batch_idx
+    interval = trainer.val_check_batch  # None: validation by time; infinite: only at the end of an epoch
+    return interval not in (None, float("inf")) and (batches + 1) % interval == 0
+
+
+def within_epoch(trainer: Trainer) -> bool:
+    """Whether some batches of the current epoch are trained, and some are not."""
+    return trainer.fit_loop.batch_idx >= 0 and not trainer.is_last_batch

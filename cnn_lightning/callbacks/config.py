@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from cnn_lightning.checkpointing.files import numbered, write_file
 from cnn_lightning.checkpointing.settings import flat_settings
@@ -31,7 +32,7 @@ class SaveConfig(SaveConfigCallback):
         config = self.config.clone()
         del config["ckpt_path"]
         content = self.parser.dump(config, skip_none=False).encode()
-        folder = Path(str(trainer.log_dir))  # rank 0 tells the other ranks
+        folder = Path(trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,11 +41,17 @@ class SaveConfig(SaveConfigCallback):
             if not self.path.exists():
                 break
             before = self.path.read_bytes()
-            if before == content:
+            if yaml.safe_load(before) == yaml.safe_load(content):  # options may have another order
                 return
         write_file(self.path, content)
         if before:
             _print_changes(yaml.safe_load(before), yaml.safe_load(content))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the settings to other loggers than TensorBoard, which has them as a text."""
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(flat_settings("", yaml.safe_load(self.parser.dump(self.config))))
 
 
 def _print_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -1,0 +1,89 @@
+"""The loggers that a user chooses: a resumed run goes on in their folders, and no run overwrites another's."""
+
+import csv
+import inspect
+from collections.abc import Mapping, Sequence
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from cnn_lightning.checkpointing.settings import RESUME_KEY
+from cnn_lightning.errors import UsageError
+
+# The arguments by which loggers of different packages continue a run.
+VERSIONS = ("version", "run_id", "experiment_key")
+
+
+def resume_loggers(loggers: Any, specs: Any, checkpoint: Mapping[str, Any]) -> list[Logger]:
+    """Build the loggers of a resumed run again, with the versions that they had when its checkpoint was saved.
+
+    Args:
+        loggers: The loggers as they are configured, one or a list.
+        specs: Their configuration: classes with their arguments.
+        checkpoint: What the file holds.
+    """
+    loggers, specs = ([each] if not isinstance(each, list) else each for each in (loggers, specs))
+    resumed = []
+    for logger, spec, state in zip_longest(loggers, specs, logger_states(checkpoint)):
+        if logger is None:
+            break
+        accepted = inspect.signature(type(logger)).parameters
+        version = next((name for name in VERSIONS if name in accepted), "")
+        if state and state["class"] == type(logger).__name__ and version:
+            arguments = dict(spec.init_args) | dict(spec.get("dict_kwargs") or {})
+            if arguments.get(version) is None:
+                arguments[version] = state["version"]
+            if isinstance(logger, TensorBoardLogger):
+                arguments["purge_step"] = first_new_step(checkpoint)
+            logger = type(logger)(**arguments)
+        resumed.append(logger)
+    return resumed
+
+
+def logger_states(checkpoint: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """What ``ResumeState`` has saved of each logger; nothing in checkpoints of version 0.1."""
+    return checkpoint.get(RESUME_KEY, {}).get("loggers", [])
+
+
+def first_new_step(checkpoint: Mapping[str, Any]) -> int:
+    """The ``purge_step`` of TensorBoard, which hides the points that an interrupted run drew after its checkpoint."""
+    return checkpoint["global_step"] + 1
+
+
+@rank_zero_only
+def check_new(loggers: Sequence[Logger]) -> None:
+    """Make sure that no logger of a new run writes to a folder that has curves already.
+
+    Raises:
+        UsageError: It would.
+    """
+    for logger in loggers:
+        folder = getattr(logger, "log_dir", None)
+        for path in [*Path(folder).glob("metrics.csv"), *Path(folder).glob("events.*")] if folder else []:
+            raise UsageError(f"{path} is of another run: give --trainer.logger another folder, name or version")
+
+
+@rank_zero_only
+def keep_rows(loggers: Sequence[Logger], checkpoint: Mapping[str, Any]) -> None:
+    """Keep the rows that CSVLoggers had written when the checkpoint was saved.
+
+    Custom because Lightning 2.6.6 deletes metrics.csv where its folder exists.
+    """
+    for logger, state in zip(loggers, logger_states(checkpoint), strict=False):
+        if not isinstance(logger, CSVLogger) or not state["rows"]:
+            continue
+        path = Path(logger.log_dir) / "metrics.csv"
+        saved = path.with_name("metrics_until_resume.csv")  # remains where the process is killed before all is written
+        if path.exists() and not saved.exists():
+            path.rename(saved)
+        if not saved.exists():
+            continue
+        with saved.open(newline="", encoding="utf-8") as file:
+            for row in islice(csv.DictReader(file), state["rows"]):
+                step = int(row.pop("step"))
+                logger.experiment.log_metrics({name: value for name, value in row.items() if value}, step)
+        logger.save()
+        saved.unlink()

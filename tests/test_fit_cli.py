@@ -1,0 +1,50 @@
+"""What only FitCLI can check, because it knows run, Trainer and callbacks."""
+
+import pytest
+import torch
+import yaml
+
+from cnn_lightning.cli.fit import fit
+
+SETTINGS = ("--data=MNIST", "--trainer.max_epochs=1", "--dashboard=false", "--trainer.enable_progress_bar=false")
+
+
+@pytest.mark.parametrize("callback", ["EarlyStopping", "ModelCheckpoint"])
+@pytest.mark.parametrize(("monitor", "wrong", "right"), [("val/acc", "min", "max"), ("train/loss", "max", "min")])
+def test_the_worst_is_not_taken_for_the_best(error_of, train, tiny_root, callback, monitor, wrong, right):
+    options = (f"--trainer.callbacks+={callback}", f"--trainer.callbacks.monitor={monitor}")
+    refused = error_of(fit, *SETTINGS, f"--data.root={tiny_root}", *options, f"--trainer.callbacks.mode={wrong}")
+    assert refused.endswith(
+        f"{callback}: mode is {wrong}, expected {right} for {monitor}: change --trainer.callbacks.mode"
+    )
+    train(*options, f"--trainer.callbacks.mode={right}")
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "RANK"])
+def test_a_rank_without_other_processes(in_new_process, tiny_root, variable):
+    """rank_zero_only would print and save nothing, and the exit code would be 0."""
+    code = f"import os; os.environ[{variable!r}] = '1'\n"
+    code += "from lightning.pytorch.utilities.rank_zero import rank_zero_only\nrank_zero_only.rank = 1\n"
+    code += "from cnn_lightning.cli.fit import fit\nfit()"
+    ended, _, errors = in_new_process(code, "fit.py", *SETTINGS, f"--data.root={tiny_root}")
+    assert ended == 2
+    assert errors.splitlines()[-1].startswith("error: this process is not the first by LOCAL_RANK, RANK or SLURM_")
+
+
+@pytest.mark.parametrize(("limit", "steps"), [("1", 1), ("1.0", 6), ("2", 2), ("0.5", 3)])
+def test_limits_count_batches_or_are_a_share(train, limit, steps):
+    run = train("--data=MNIST", "--data.val_size=40", f"--trainer.limit_train_batches={limit}")
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == steps
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["limit_train_batches"] == float(limit)
+
+
+def test_a_key_that_is_given_twice(error_of, tmp_path):
+    (tmp_path / "twice.yaml").write_text("model:\n  net: LeNetCNN\ntrainer: {}\nmodel:\n  optimizer: SGD\n")
+    assert error_of(fit, "--config=twice.yaml") == "error: --config twice.yaml: model is given twice, in line 4 again"
+
+
+def test_epochs_that_are_not_validated(train):
+    train("--data=MNIST", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2")
+    assert "The last 1 of 3 epochs will not be validated" in train.output
+    train("--data=MNIST", "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=2")
+    assert "not be validated" not in train.output

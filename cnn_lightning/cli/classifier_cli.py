@@ -12,19 +12,20 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from cnn_lightning.callbacks import ProgressBar
+from cnn_lightning.callbacks import EpochLines, ProgressBar, can_draw
 from cnn_lightning.checkpointing import settings as saved_settings
 from cnn_lightning.checkpointing.checkpoint_io import CheckedCheckpointIO
 from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.classifier import MODEL_CLASSES, ImageClassifier
-from cnn_lightning.cli.config_files import check_config_files, class_name, drop_replaced_classes
-from cnn_lightning.cli.parser import OneLineParser
-from cnn_lightning.cli.run_folders import newest_best
+from cnn_lightning.cli.class_names import check_constructors
+from cnn_lightning.cli.config_files import StepwiseParser, check_config_files, class_name, parse
+from cnn_lightning.cli.hardware import AutoTrainer, choose_threads
 from cnn_lightning.cli.terminal import is_rank_zero, print_rank_zero, relative_path
+from cnn_lightning.cli.unsupported import check_root, check_trainer
 from cnn_lightning.data import ImageDataModule
 from cnn_lightning.data.default import MNISTOrDigits
 from cnn_lightning.errors import UsageError
-from cnn_lightning.lightning_fixes import keyboard_interrupt, remove_weight_averaging
+from cnn_lightning.lightning_fixes import keep_integers_integers, keyboard_interrupt, remove_weight_averaging
 
 # Used where neither a recipe nor the command line says otherwise.
 DEFAULTS = {
@@ -61,7 +62,7 @@ class ClassifierCLI(LightningCLI):
 
     model: ImageClassifier
     datamodule: ImageDataModule
-    trainer: Trainer
+    trainer: AutoTrainer
 
     def __init__(
         self, args: Sequence[str], description: str, save_config: type[SaveConfigCallback] | None = None
@@ -71,12 +72,14 @@ class ClassifierCLI(LightningCLI):
         self.saved_at = 0
         self.args = list(args)
         check_config_files(args)
+        keep_integers_integers()
         super().__init__(
             ImageClassifier,
             ImageDataModule,
             subclass_mode_data=True,
             save_config_callback=save_config,
-            parser_class=OneLineParser,
+            trainer_class=AutoTrainer,
+            parser_class=StepwiseParser,
             parser_kwargs={"description": description},
             args=self.args,
             run=False,
@@ -101,30 +104,25 @@ class ClassifierCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse twice: first to learn which classes are chosen, then with their own settings as defaults.
 
-        jsonargparse would pass the settings of a class on to the class that replaces it: SGD would get the
-        weight_decay of AdamW. Where there is a checkpoint, its network and dataset are the defaults.
+        Where there is a checkpoint, its network and dataset are the defaults.
         """
-        first = parser.parse_args([arg for arg in self.args if not arg.startswith("--print_config")])
-        chosen = {option: first[option] for option in CLASS_DEFAULTS if first[option] is not None}
-        names = {option: class_name(spec) for option, spec in chosen.items()}
-        defaults = {
-            option: {"class_path": spec.class_path}
-            for option, spec in chosen.items()
-            if names[option] != class_name(CLASS_DEFAULTS[option])
-        }
-        self.ckpt_path = self.find_checkpoint(first)
-        if self.ckpt_path is not None:
-            self.saved_at = self.ckpt_path.stat().st_mtime_ns if self.ckpt_path.exists() else 0
-            self.checkpoint = read_run_checkpoint(self.ckpt_path)
-            known = (*MODEL_CLASSES, ImageDataModule)
-            defaults |= saved_settings.settings_in(self.checkpoint, self.ckpt_path, known)
-        parser.set_defaults(defaults)
-        self.config = parser.parse_args(drop_replaced_classes(self.args, names))
+        assert isinstance(parser, StepwiseParser)
+        parser.typed = self.args
+        self.config = parse(parser, self.args, CLASS_DEFAULTS, self._checkpoint_settings)
         seed, optimizer = self.config.seed_everything, self.config.model.optimizer
         if isinstance(seed, int) and not 0 <= seed < 2**32:
             raise UsageError(f"seed_everything is {seed}, expected 0 to 4294967295: change --seed_everything")
         if optimizer.get("init_args", {}).get("lr", 0.0) is None:
             raise UsageError("lr is null, expected a number: change --model.optimizer.lr")
+
+    def _checkpoint_settings(self, config: Any) -> dict[str, Any]:
+        """Read the checkpoint to start from; return its settings of network and dataset, which are the defaults."""
+        self.ckpt_path = self.find_checkpoint(config)
+        if self.ckpt_path is None:
+            return {}
+        self.saved_at = self.ckpt_path.stat().st_mtime_ns if self.ckpt_path.exists() else 0
+        self.checkpoint = read_run_checkpoint(self.ckpt_path)
+        return saved_settings.settings_in(self.checkpoint, self.ckpt_path, (*MODEL_CLASSES, ImageDataModule))
 
     def find_checkpoint(self, config: Any) -> Path | None:
         """Return the checkpoint to start from, whose network and dataset are the defaults; None for none."""
@@ -133,6 +131,7 @@ class ClassifierCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the dataset if none was named."""
         data = self.config.data
+        check_root(class_name(data), data.get("init_args", {}).get("root"))
         if class_name(data) != MNISTOrDigits.__name__:
             return
         cls, reason = MNISTOrDigits.choose(**data.init_args)
@@ -149,6 +148,8 @@ class ClassifierCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
+            if not isinstance(error, UsageError):
+                check_constructors(self.config)
             cause = error.__cause__
             if cause is None or not str(error).startswith("Does not validate against any of the Union subtypes"):
                 raise
@@ -169,9 +170,12 @@ class ClassifierCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         self.config_init.trainer.plugins = [*plugins, CheckedCheckpointIO(loaded)]
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
             raise UsageError(f"{error} Change the options of --trainer.") from error
+        if trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1:
+            choose_threads()
+        return trainer
 
     def test(self, checkpoint: Path | None) -> bool:
         """Test a checkpoint, or the last weights, on the official test set, and print the result.
@@ -196,6 +200,7 @@ class ClassifierCLI(LightningCLI):
 
     def _check_settings(self) -> None:
         """Check combinations that no part can check alone."""
+        check_trainer(self.config_init.trainer)
         for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
             value = self.config_init.trainer[name]
             if isinstance(value, int | float) and value <= 0:
@@ -215,38 +220,9 @@ class ClassifierCLI(LightningCLI):
                 )
 
 
-class TrainedCLI(ClassifierCLI):
-    """Builds model and dataset as a checkpoint describes them; the command line may change them.
-
-    Attributes:
-        checkpoint_path: The checkpoint.
-        extra_callbacks: Callbacks of the Trainer besides the progress bar.
-    """
-
-    checkpoint_path: Path
-    extra_callbacks: Sequence[Callback] = ()
-
-    def named_checkpoint(self, config: Any) -> str | None:
-        """Return the checkpoint that the user named."""
-        raise NotImplementedError
-
-    def find_checkpoint(self, config: Any) -> Path:
-        """Return the checkpoint that was named, or the best of the newest run."""
-        name = self.named_checkpoint(config)
-        self.checkpoint_path = Path(name) if name else newest_best(Path(config.trainer.default_root_dir).glob("*-*"))
-        return self.checkpoint_path
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build a Trainer that writes nothing, with one process, which sees all images in order."""
-        settings = self.config_init.trainer
-        settings.devices, settings.num_nodes, settings.strategy = 1, 1, "auto"
-        # Callbacks of a configuration concern training.
-        settings.callbacks = [callback for callback in settings.callbacks or [] if isinstance(callback, AnyProgressBar)]
-        self.trainer_defaults["callbacks"] = [*self.extra_callbacks, *progress_bar(settings)]
-        return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
-
-
 def progress_bar(settings: Any) -> list[Callback]:
-    """Return our progress bar, unless the user chose another or none."""
+    """Return our progress bar, or lines where no bar can be drawn, unless the user chose another bar or none."""
     chosen = any(isinstance(callback, AnyProgressBar) for callback in settings.callbacks or [])
-    return [] if chosen or settings.enable_progress_bar is False else [ProgressBar()]
+    if chosen or settings.enable_progress_bar is False:
+        return []
+    return [ProgressBar() if settings.enable_progress_bar or can_draw() else EpochLines()]

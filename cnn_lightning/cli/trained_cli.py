@@ -1,0 +1,44 @@
+"""TrainedCLI: what starts from a checkpoint of a run and writes nothing: evaluate and predict."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
+
+from cnn_lightning.cli.classifier_cli import ClassifierCLI, progress_bar
+from cnn_lightning.cli.run_folders import newest_best
+
+
+class TrainedCLI(ClassifierCLI):
+    """Builds model and dataset as a checkpoint describes them; the command line may change them.
+
+    Attributes:
+        checkpoint_path: The checkpoint.
+        extra_callbacks: Callbacks of the Trainer besides the progress bar.
+    """
+
+    checkpoint_path: Path
+    extra_callbacks: Sequence[Callback] = ()
+
+    def named_checkpoint(self, config: Any) -> str | None:
+        """Return the checkpoint that the user named."""
+        raise NotImplementedError
+
+    def find_checkpoint(self, config: Any) -> Path:
+        """Return the checkpoint that was named, or the best of the newest run."""
+        name = self.named_checkpoint(config)
+        self.checkpoint_path = Path(name) if name else newest_best(Path(config.trainer.default_root_dir).glob("*-*"))
+        return self.checkpoint_path
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build a Trainer that writes nothing, with one process, which sees all images in order."""
+        settings = self.config_init.trainer
+        settings.devices, settings.num_nodes, settings.strategy = 1, 1, "auto"
+        # Callbacks of a configuration concern training.
+        chosen = settings.callbacks if isinstance(settings.callbacks, list) else [settings.callbacks]
+        settings.callbacks = [callback for callback in chosen if isinstance(callback, AnyProgressBar)]
+        self.trainer_defaults["callbacks"] = [*self.extra_callbacks, *progress_bar(settings)]
+        return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)

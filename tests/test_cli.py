@@ -375,7 +375,7 @@ class TestErrors:
             ("--model.nett LeNetCNN", "there is no option --model.nett; did you mean --model.net?"),
             ("--model.net.widht 3", "there is no option --model.net.widht; did you mean --model.net.width?"),
             ("--data.batchsize 3", "there is no option --data.batchsize; did you mean --data.batch_size?"),
-            ("--epochs 3", "there is no option --epochs; see --help"),
+            ("--epochs 3", "there is no option --epochs; use --trainer.max_epochs N"),
             ("fast", "there is no option fast; see --help"),
             ("--model.net LeNetCN", "--model.net LeNetCN: there is no such class; did you mean LeNetCNN?"),
             (

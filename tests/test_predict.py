@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import sys
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 
 from cnn_lightning import Digits, ImageClassifier
 from cnn_lightning.cli.fit import fit
-from cnn_lightning.cli.predict import predict
+from cnn_lightning.cli.predict import _natural_key, predict
+from cnn_lightning.data.picture_formats import SUFFIXES
 
 CPU = "--trainer.accelerator=cpu"
 
@@ -104,6 +106,110 @@ def test_probabilities_are_those_of_the_network(run, digits):
     with Path("out.csv").open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert [float(row[f"p({digit})"]) for digit in range(10)] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def rows_of(path):
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return {Path(row["file"]).name: row for row in csv.DictReader(file)}
+
+
+# How HEIC, AVIF and MP4 files begin.
+HEIC, AVIF, MP4 = (b"\0\0\0\x18ftyp" + brand + bytes(500) for brand in (b"heic", b"avif", b"isom"))
+NOT_READ = {name: name.rpartition(".")[2].upper() for name in (
+    "a.heic", "b.HEIF", "c.avif", "d.jxl", "e.svg", "f.dng", "g.nef", "h.cr2", "i.RAW", "j.ico", "k.ppm", "l.jp2",
+    "m.psd", "n.tga", "o.pdf",
+)}  # fmt: skip
+
+
+def test_pictures_in_other_formats_are_named(run, digits, capsys):
+    for name in NOT_READ:
+        Path("photos", name).write_bytes({"a.heic": HEIC, "c.avif": AVIF}.get(name, b"some bytes"))
+    with Image.open("photos/00.png") as photo:
+        photo.save("photos/g.nef", format="TIFF")  # raw data of a camera: a TIFF that holds a thumbnail
+    Path("photos/phone.jpg").write_bytes(HEIC)
+    with pytest.raises(SystemExit) as stopped:
+        predict([CPU, "photos", "--csv=out.csv"])
+    assert stopped.value.code == 1
+    captured = capsys.readouterr()
+    expected = NOT_READ | {"phone.jpg": "HEIC"}
+    lines = [f"error: photos/{name}: {error_for(kind)}" for name, kind in expected.items()]
+    assert captured.err.splitlines()[-len(lines) :] == lines
+    assert table(captured.out).keys() == digits.keys()
+    rows = rows_of("out.csv")
+    assert {name: row["error"] for name, row in rows.items() if row["error"]} == {
+        name: error_for(kind) for name, kind in expected.items()
+    }
+
+
+def error_for(kind):
+    return f"has the format {kind}, which is not read: save it as PNG or JPEG"
+
+
+def test_a_picture_in_another_format_that_is_named(run, error_of, capsys):
+    Path("a.heic").write_bytes(HEIC)
+    with pytest.raises(SystemExit) as stopped:
+        predict([CPU, "a.heic"])
+    assert stopped.value.code == 2
+    assert f"error: a.heic: {error_for('HEIC')}" in capsys.readouterr().err
+    Path("video.jpg").write_bytes(MP4)
+    with pytest.raises(SystemExit):
+        predict([CPU, "video.jpg"])
+    assert "error: video.jpg: is not a picture, expected PNG" in capsys.readouterr().err
+
+
+def test_every_suffix_of_the_formats_that_are_read(run, digits, capsys):
+    with Image.open("photos/00.png") as photo:
+        photo = photo.convert("RGB")
+    Path("all").mkdir()
+    kinds = dict.fromkeys(SUFFIXES, None) | {".apng": "PNG"}
+    for suffix, kind in kinds.items():
+        several = {"save_all": True, "append_images": [photo]} if suffix == ".mpo" else {}
+        photo.save(f"all/x{suffix.upper()}", format=kind, **several)
+    photo.save("all/jpeg.heic", format="JPEG")  # what it holds counts
+    predict([CPU, "all", "--csv=out.csv"])
+    rows = rows_of("out.csv")
+    assert {Path(name).suffix.lower() for name in rows} == {*SUFFIXES, ".heic"}
+    assert {row["class"] for row in rows.values()} == {digits["00.png"]}
+
+
+def test_other_files_are_left_out(run, digits, capsys):
+    for name in (".DS_Store", "Thumbs.db", "notes.txt", "film.mov", "film.mpg", "data.h5", "labels.csv", "no_suffix"):
+        Path("photos", name).write_bytes(b"some bytes")
+    predict([CPU, "photos"])
+    captured = capsys.readouterr()
+    assert table(captured.out).keys() == digits.keys()
+    assert not [line for line in captured.err.splitlines() if line.startswith("error")]
+
+
+def test_natural_order(run, digits, capsys):
+    names = ["1.png", "2.png", "10.png", "a2.png", "A10.png", "IMG_9.png", "img_10.png", "img_10b.png"]
+    names += ["page 2/1.png", "page 10/1.png", "x1.2.png", "x1.10.png", "é1.png"]
+    for name in reversed(names):
+        Path("many", name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("photos/00.png", Path("many", name))
+    predict([CPU, "many", "--csv=out.csv"])
+    with Path("out.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [f"many/{name}" for name in names]
+    shown = [line.partition(".png")[0] + ".png" for line in capsys.readouterr().out.splitlines()]
+    assert [name for name in shown if name.startswith("many/")] == [f"many/{name}" for name in names]
+
+
+def test_names_that_differ_in_case_or_zeros_have_one_order():
+    names = ["B1.png", "b1.png", "b01.png", "B001.png", "b2.png"]
+    orders = {tuple(sorted(map(Path, order), key=_natural_key)) for order in permutations(names)}
+    assert len(orders) == 1
+    assert orders.pop()[-1].name == "b2.png"
+
+
+def test_folders_that_are_linked(run, digits, capsys):
+    Path("elsewhere").mkdir()
+    Path("photos/00.png").rename("elsewhere/00.png")
+    Path("photos/link").symlink_to(Path("elsewhere").resolve())
+    Path("photos/more/back").symlink_to(Path("photos").resolve())
+    predict([CPU, "photos"])
+    output = capsys.readouterr().out
+    assert table(output).keys() == digits.keys()
+    assert len(re.findall(r"\.png", output)) == len(digits)
 
 
 def test_a_file_that_is_named_twice_has_two_rows(run, digits, capsys):
@@ -235,3 +341,15 @@ def test_output_that_cannot_show_a_name(run, digits, monkeypatch):
     predict([CPU, "drei – 三.png"])
     sys.stdout.flush()
     assert b"drei ? ?.png" in buffer.getvalue()
+
+
+def test_of_several_pictures_in_a_file_only_the_first_is_classified(run, capsys):
+    pages = [Image.fromarray(np.full((40, 40), 255, np.uint8)) for _ in range(3)]
+    for number, page in enumerate(pages):
+        page.paste(0, (10 + number, 5, 14 + number, 35))
+    pages[0].save("scan.tiff", save_all=True, append_images=pages[1:])
+    pages[0].save("one.tiff")
+    predict([CPU, "scan.tiff", "one.tiff"])
+    printed = capsys.readouterr()
+    assert printed.err == "warning: scan.tiff: holds 3 pictures, only the first is classified\n"
+    assert "scan.tiff" in printed.out

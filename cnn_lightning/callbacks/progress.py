@@ -1,14 +1,21 @@
-"""Progress bar and layer table: what a training run shows in the terminal."""
+"""Progress bar, lines of epochs, and layer table: what a training run shows."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.utilities.model_summary import summarize
 from torch import nn
+
+from cnn_lightning.callbacks.curves import Curves
+from cnn_lightning.callbacks.position import within_epoch
+from cnn_lightning.callbacks.signals import Stopped
+from cnn_lightning.lightning_fixes import callbacks_of
 
 SECONDS = 0.2  # between two drawings of the bar
 
@@ -47,13 +54,70 @@ class ProgressBar(TQDMProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         """Begin the bar of an epoch."""
         super().on_train_epoch_start(trainer, *args)
-        total = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{total}")
+        self.train_progress_bar.set_description(f"Epoch {_number(trainer)}")
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Format loss and accuracy."""
         metrics = super().get_metrics(trainer, pl_module)
         return {name: f"{value:.4f}" for name, value in metrics.items() if name != "v_num"}
+
+
+class EpochLines(AnyProgressBar):
+    """Prints a line for every epoch, where there is no terminal to draw a bar in.
+
+    Attributes:
+        saved: ``val/loss`` of the checkpoint that was saved as the best in this epoch; None if none was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: float | None = None
+        self._enabled = True
+        self._ended = ""  # the number of an epoch whose line is still to be printed
+
+    def enable(self) -> None:
+        """Print lines."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print nothing, as on other ranks than 0."""
+        self._enabled = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the epoch has ended: curves are computed, and checkpoints saved, after this."""
+        self._ended = "" if within_epoch(trainer) else _number(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line of the epoch before."""
+        self._print_line(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line of the last epoch."""
+        self._print_line(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Print the line of an epoch after which training was stopped; other errors may come before its curves."""
+        if isinstance(exception, Stopped):
+            self._print_line(trainer)
+
+    def _print_line(self, trainer: Trainer) -> None:
+        if self._ended and self._enabled:
+            curves = next(callback for callback in callbacks_of(trainer) if isinstance(callback, Curves))
+            point = {f"train/{name}": curves.sums[name] / curves.sums["images"] for name in ("loss", "acc")}
+            point |= curves.val
+            parts = [f"{name} {value:{'.2%' if name.endswith('acc') else '.4f'}}" for name, value in point.items()]
+            parts.append(f"{curves.sums['seconds']:.1f} s")
+            if self.saved is not None:  # with several validations an epoch, the best is not always the last
+                best = "" if self.saved == point["val/loss"] else f"val/loss {self.saved:.4f} "
+                parts.append(f"{best}saved as best.ckpt")
+            print(f"epoch {self._ended}: {', '.join(parts)}", flush=True)
+        self._ended, self.saved = "", None
+
+
+def _number(trainer: Trainer) -> str:
+    """Number of the current epoch, counted from 1, like "2/5"."""
+    total = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+    return f"{trainer.current_epoch + 1}{total}"
 
 
 class LayerTable(ModelSummary):
@@ -70,6 +134,11 @@ class LayerTable(ModelSummary):
             for layer in layers:
                 print(f"{layer.name:<16}{type(layer.module).__name__:<18}{layer.output:<16}{layer.parameters:>12,}")
             print(f"{'total':<50}{sum(layer.parameters for layer in layers):>12,}\n")
+
+
+def can_draw() -> bool:
+    """Whether stdout shows a progress bar: it is a terminal, or this is a notebook or another interactive session."""
+    return hasattr(sys, "ps1") or (sys.stdout is not None and sys.stdout.isatty())
 
 
 class Layer(NamedTuple):

@@ -3,6 +3,9 @@
 import argparse
 import errno
 import inspect
+import os
+import re
+import select
 import signal
 import sys
 import sysconfig
@@ -12,13 +15,14 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import cnn_lightning
+from cnn_lightning.callbacks.signals import stop_signals
 from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.cli.terminal import print_rank_zero, silence_known_warnings
 from cnn_lightning.data import ImageDataModule
@@ -35,15 +39,16 @@ def command(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str
     """Turn a function of command-line arguments into a command.
 
     A mistake in the user's input is printed in one line, with exit code 2. A mistake in the user's code is a traceback
-    that ends in their file, with exit code 1. Ctrl-C exits with 130, SIGTERM with 143.
+    that ends in their file, with exit code 1. Ctrl-C exits with 130, SIGTERM with 143, SIGHUP with 129,
+    and a closed pipe, as of ``| head``, with 141.
     """
 
     @wraps(function)
     def run(args: Sequence[str] | None = None) -> None:
         silence_known_warnings()
         try:
-            with _signals_raise():
-                function(list(sys.argv[1:] if args is None else args))
+            with _signals_raise(), broken_pipe_exits():
+                function([with_home(arg) for arg in (sys.argv[1:] if args is None else args)])
         except UsageError as error:
             exit_with(f"{error}: change {option_of(error.argument)}" if error.argument else str(error))
         except MisconfigurationException as error:
@@ -82,6 +87,12 @@ def option_of(argument: str) -> str:
     return f"--model.net.{argument}"
 
 
+def with_home(text: str) -> str:
+    """Replace ~ or ~USER at the start of a path, or of the value of an option; a shell leaves ``--data.root=~/x``."""
+    # Path.expanduser raises where there is no such user.
+    return re.sub(r"^(-[^=\s]*=)?(~[\w.-]*)(?=/|\Z)", lambda m: (m[1] or "") + os.path.expanduser(m[2]), text)  # noqa: PTH111
+
+
 def at_least_one(text: str) -> int:
     """Convert the text of an option to a positive number."""
     if not text.isdecimal() or int(text) < 1:
@@ -107,12 +118,44 @@ class OptionParser(argparse.ArgumentParser):
 
 
 @contextmanager
+def broken_pipe_exits() -> Iterator[None]:
+    """Exit with 141, as a program that SIGPIPE ends, where whoever reads the output is gone, as with ``| head``."""
+    try:
+        try:
+            yield
+        except SystemExit as stop:
+            if not stop.code and _reader_is_gone(sys.stdout):
+                raise BrokenPipeError from stop  # argparse ignores that of --help
+            raise
+        finally:
+            if sys.stdout:  # None where it is closed
+                sys.stdout.flush()  # at interpreter exit, an error is a traceback and exit code 120
+    except BrokenPipeError:
+        closed = [stream.fileno() for stream in (sys.stdout, sys.stderr) if _reader_is_gone(stream)]
+        if not closed:
+            raise  # it is of a connection in the user's code
+        for file in closed:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file)  # for what is still in its buffer
+        sys.exit(141)
+
+
+def _reader_is_gone(stream: TextIO | None) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(stream, 0)  # type: ignore[arg-type]
+    except (AttributeError, OSError, TypeError, ValueError):  # it is closed or no file; Windows has no poll
+        return False
+    return bool(poll.poll(0))
+
+
+@contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Have SIGINT and SIGTERM raise, so that everything open is closed."""
+    """Have SIGINT, SIGTERM and SIGHUP raise, so that everything open is closed."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python delivers signals to the main thread only
         return
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(143)}
+    handlers = dict.fromkeys(stop_signals(), lambda number, _: sys.exit(128 + number))
+    handlers[signal.SIGINT] = signal.default_int_handler
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

@@ -3,11 +3,12 @@
 import sys
 from importlib import import_module
 
-from cnn_lightning.cli.exit_codes import exit_with
+from cnn_lightning.cli.exit_codes import broken_pipe_exits, exit_with
 
 COMMANDS = ("fit", "evaluate", "predict", "compare", "benchmark", "duplicates", "mistakes")
 
 
+@broken_pipe_exits()
 def main() -> None:
     """Call the command that is named first, with the other arguments."""
     name, *args = sys.argv[1:] or ["--help"]

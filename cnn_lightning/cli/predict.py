@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +15,17 @@ from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 from torch import Tensor
 
-from cnn_lightning.cli.classifier_cli import TrainedCLI
 from cnn_lightning.cli.exit_codes import command, exit_with
 from cnn_lightning.cli.terminal import relative_path
+from cnn_lightning.cli.trained_cli import TrainedCLI
 from cnn_lightning.data.loader import TensorLoader
-from cnn_lightning.data.photos import Preparation, read_photo
+from cnn_lightning.data.photos import Preparation, count_pictures, read_photo
+from cnn_lightning.data.picture_formats import SUFFIXES, is_picture
 from cnn_lightning.errors import UsageError
 from cnn_lightning.lightning_fixes import keyboard_interrupt
 from cnn_lightning.reporting.images import grid
 from cnn_lightning.reporting.palette import PAPER
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 UNSURE = 0.8  # probability below which a prediction is flagged
 SIDE = 84  # of a picture in --picture, in pixels
 MOST_SHOWN = 400
@@ -129,15 +130,28 @@ def _check_new(option: str, name: str) -> None:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file that was named, or the pictures in a folder and its subfolders."""
+    """A file that was named, or the pictures in a folder and its subfolders, in natural order."""
     unreadable: list[OSError] = []
-    names = (Path(folder, name) for folder, _, names in os.walk(path, onerror=unreadable.append) for name in names)
-    found = sorted(name for name in names if name.suffix.lower() in SUFFIXES)
+    found, seen = list[Path](), {path.resolve()}
+    for folder, subfolders, names in os.walk(path, onerror=unreadable.append, followlinks=True):
+        found += filter(is_picture, (Path(folder, name) for name in names))
+        real = {name: Path(folder, name).resolve() for name in subfolders}
+        subfolders[:] = [name for name in subfolders if real[name] not in seen]  # a link may lead back
+        seen.update(real.values())
+    found.sort(key=_natural_key)
     return found + [Path(error.filename) for error in unreadable] if found else [path]
+
+
+def _natural_key(path: Path) -> Any:
+    """Sort 2 before 10, and upper case with lower case."""
+    parts = [re.split(r"(\d+)", part.casefold()) for part in path.parts]
+    return [[int(text) if text.isdecimal() else text for text in part] for part in parts], path
 
 
 def _read(path: Path, preparation: Preparation) -> Picture:
     photo = read_photo(path)
+    if (count := count_pictures(path)) > 1:
+        print(f"warning: {_printable(path)}: holds {count:,} pictures, only the first is classified", file=sys.stderr)
     image = preparation(photo)
     photo = photo.convert("RGB")
     photo.thumbnail((SIDE, SIDE))

@@ -1,4 +1,7 @@
-"""The folders of runs: ``logs/NETWORK-DATASET/version_N`` with ``config.yaml``, events and ``checkpoints``."""
+"""The folders of runs: ``logs/NETWORK-DATASET/version_N`` with ``config.yaml``, events and ``checkpoints``.
+
+A user may give a run another name than ``version_N``.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -67,7 +70,10 @@ def run_lock(run: Path) -> Iterator[None]:
             f"another process trains in {run}: wait for it, or leave out --ckpt_path to start a new run"
         ) from None
     except OSError as error:
-        raise UsageError(f"cannot write to {run} ({error.strerror}): change --trainer.default_root_dir") from error
+        raise UsageError(
+            f"cannot write to {run} ({error.strerror}): to resume, copy this folder to a place that can be written, "
+            "and name the last.ckpt of the copy with --ckpt_path"
+        ) from error
     try:
         yield
     finally:
@@ -92,9 +98,11 @@ def newest_best(folders: Iterable[Path]) -> Path:
         UsageError: There is none.
     """
     folders = list(folders)
-    paths = [path for folder in folders for path in folder.glob("version_*/checkpoints/best.ckpt")]
+    paths = _checkpoints(folders, "best.ckpt")
     if not paths:
         where = " or ".join(map(str, folders)) or "the folder of --trainer.default_root_dir"
+        if lasts := _checkpoints(folders, "last.ckpt"):
+            raise UsageError(f"there is no best.ckpt in {where}, only last.ckpt: name {max(lasts, key=_saved_at)}")
         raise UsageError(f"there is no best.ckpt in {where}: train first with scripts/fit.py, or name a checkpoint")
     return max(paths, key=_saved_at)
 
@@ -104,12 +112,22 @@ def newest_last(folders: Iterable[Path]) -> Path | None:
 
     Runs are ordered by their last write, so that one killed at startup is not skipped.
     """
-    runs = [run for folder in folders for run in folder.glob("version_*") if run.is_dir()]
+    runs = [run for folder in folders for run in folder.glob("*") if _is_run(run)]
     if not runs:
         return None
     saved = {run: [*run.glob("*.yaml"), *run.glob("checkpoints/*.ckpt")] or [run] for run in runs}
     last = max(runs, key=lambda run: max(map(_saved_at, saved[run]))) / "checkpoints" / "last.ckpt"
     return last if last.exists() else None
+
+
+def _checkpoints(folders: Iterable[Path], name: str) -> list[Path]:
+    return [path for folder in folders for path in folder.glob(f"*/checkpoints/{name}")]
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is a run; one that was killed at startup has nothing but its name."""
+    written = [folder / "config.yaml", folder / "checkpoints"]
+    return folder.is_dir() and (folder.name.startswith("version_") or any(path.exists() for path in written))
 
 
 def _saved_at(path: Path) -> float:

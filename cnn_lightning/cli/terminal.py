@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from cnn_lightning.cli.hardware import describe_threads
+
 print_rank_zero = rank_zero_only(print)
 
 
@@ -23,7 +25,7 @@ def is_rank_zero() -> bool:
 def device_name(trainer: Trainer) -> str:
     """Describe the device and the number of processes, like "cpu (2 threads)"."""
     device = trainer.strategy.root_device
-    names = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: f"{torch.get_num_threads()} threads"}
+    names = {"cuda": torch.cuda.get_device_name, "cpu": lambda _: describe_threads()}
     name = f" ({names[device.type](device)})" if device.type in names else ""
     return f"{device}{name}" + (f", {trainer.world_size} processes" if trainer.world_size > 1 else "")
 
@@ -58,13 +60,15 @@ def relative_path(path: str | Path) -> str:
 def silence_known_warnings() -> None:
     """Silence warnings that users cannot act on, that do not hold here, or that the commands print themselves."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a file name may have letters that a terminal cannot show
+        # A file name may have letters that a terminal cannot show; a log file shows each line when it is printed.
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _report_thread
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls that lightning 2.6 makes
     for message in (
         "`isinstance.treespec, LeafSpec.` is deprecated",  # another of these calls
         "Checkpoint directory .* exists and is not empty",  # of a resumed run
+        "Experiment logs directory .* exists and is not empty",  # of a resumed run, whose rows are kept
         "The number of training batches .* is smaller",  # every epoch ends with a point of the curves
         "You requested to overfit but enabled",  # shuffling is off then
         "Precision .* is not supported by the model summary",  # LayerTable shows no sizes in MB

@@ -99,7 +99,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.save_hyperparameters()
         # The command line saves this with the options; a module built in Python must name its dataset too.
         self.hparams.setdefault("_class_path", f"{type(self).__module__}.{type(self).__qualname__}")
-        self.root = Path(root or os.environ.get("CNN_LIGHTNING_DATA") or "data")
+        # Path.expanduser raises where there is no such user.
+        self.root = Path(os.path.expanduser(root or os.environ.get("CNN_LIGHTNING_DATA") or "data"))  # noqa: PTH111
         self.batch_size = batch_size
         self.val_size = val_size
         self.split_seed = split_seed

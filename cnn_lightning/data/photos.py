@@ -19,11 +19,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from cnn_lightning.data.picture_formats import FORMATS, format_not_read
 from cnn_lightning.errors import UsageError
 
 SIZE = 28  # side of a prepared picture
 LARGEST = 1000  # side to which a photo is reduced when it is read, which saves time and memory
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # not all that Pillow reads: EPS starts a program
 SAME = 24.0  # largest distance, of 255, between colours that count as one colour
 FAINT = 0.4  # share of the strongest ink up to which ink in a photo is a shadow or squared paper
 RIM = 0.15  # share of the strongest ink at which the blurred edge of an enlarged stroke becomes stroke
@@ -176,6 +176,8 @@ def read_photo(path: Path) -> Image.Image:
             warnings.simplefilter("ignore")  # oddities that Pillow can handle, and pictures it calls large
             # Open by file object: by name, Pillow memory-maps a TIFF and cuts a rotated one into rows of wrong length.
             with path.open("rb") as file, Image.open(file, formats=FORMATS) as photo:
+                if photo.format == "TIFF":
+                    _check_format(path)  # raw data of cameras look like a TIFF of a thumbnail
                 return _decode(photo)
     except UsageError:
         raise
@@ -185,10 +187,24 @@ def read_photo(path: Path) -> Image.Image:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UsageError(f"is too large, expected at most {most:,} million pixels") from error
     except Image.UnidentifiedImageError as error:
+        _check_format(path)
         raise UsageError(f"is not a picture, expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
     except (*DAMAGE, struct.error, zlib.error) as error:
         reason = getattr(error, "strerror", None)  # such as "Permission denied"
         raise UsageError(f"cannot be read: {reason}" if reason else "is damaged") from error
+
+
+def count_pictures(path: Path) -> int:
+    """Return how many pictures a file holds that ``read_photo`` can read; the preview of a JPEG does not count."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as photo:
+            return getattr(photo, "n_frames", 1) if photo.format in ("GIF", "TIFF", "WEBP", "PNG") else 1
+
+
+def _check_format(path: Path) -> None:
+    if other := format_not_read(path):
+        raise UsageError(f"has the format {other}, which is not read: save it as PNG or JPEG")
 
 
 def _decode(photo: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 Importing the package imports every class that one of its checkpoints may name.
 """
 
+from cnn_lightning import cores as cores  # before anything that imports PyTorch
 from cnn_lightning import optimizers as optimizers
 from cnn_lightning import schedules as schedules
 from cnn_lightning.classifier import ImageClassifier

@@ -4,17 +4,23 @@
     python scripts/benchmark.py --networks FastCNN WideCNN --precision bf16-mixed --steps 50
     python scripts/benchmark.py --device cuda --compile_mode reduce-overhead
     python scripts/benchmark.py --race                               seconds to 99 % on MNIST
+    python scripts/benchmark.py --neighbours 1                       seconds next to a busy process, on a CPU
 
 Three ways to train a network, each with the batch size and the optimizer of the network's recipe:
 
-    article   as the articles do: a DataLoader that turns each image into a normalised tensor (ToTensor and Normalize;
-              some articles leave out the second), a plain loop, fp32
+    article   as the network's article does (cli/article_loops.py): a DataLoader that turns each image into a tensor, in
+              articles 001 and 003 a normalised one, a plain loop, fp32. FastCNN and DeepCNN have no article: theirs is
+              the loop of PyTorch's MNIST example, which normalises
     loop      the fastest plain loop that we can write, as a limit: nothing is measured, shown or saved
     fit       scripts/fit.py: progress bar, TensorBoard, training accuracy, checkpoints
 
 Of the work of each epoch, fit is charged two checkpoints, in proportion to the share of the epoch that was measured. It
 is not charged validation, which the loops do not have. The progress bar is drawn into memory. The images are random, so
-no dataset is needed; --race needs MNIST. Prints a table, and writes all figures to a JSON file.
+no dataset is needed; --race and --neighbours need MNIST. All ways use the threads that fit would use. Prints a table,
+and writes all figures to a JSON file.
+
+--neighbours trains fast_mnist and an epoch of the default network, alone and next to busy processes: with the threads
+that fit chooses, with one thread, and with all threads and libgomp's own waiting.
 """
 
 import argparse
@@ -36,13 +42,14 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, LambdaCallback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader
-from torchvision import transforms
 
+from cnn_lightning.cli.article_loops import article_loop
 from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command
-from cnn_lightning.cli.fit import FitCLI
+from cnn_lightning.cli.fit_cli import FitCLI
+from cnn_lightning.cli.hardware import choose_threads
+from cnn_lightning.cli.neighbours import neighbours
 from cnn_lightning.cli.race import race, recipe_settings
 from cnn_lightning.cli.run_folders import make_folder
 from cnn_lightning.cli.terminal import processor_name
@@ -56,7 +63,9 @@ RECIPES = {
 }  # fmt: skip
 IMAGES, STEPS = 12_000, 100  # a measurement has at least so many, without --steps
 WARM_UP = 10  # steps before each measurement
-COMPARISON = ("networks", "precision", "compile_mode", "steps", "repetitions")  # options that --race does not have
+# The options that other measurements do not have.
+COMPARISON = ("networks", "precision", "compile_mode", "steps")
+FOREIGN = {"race": (*COMPARISON, "repetitions", "neighbours"), "neighbours": (*COMPARISON, "device")}
 
 
 @command
@@ -75,22 +84,30 @@ def benchmark(args: Sequence[str]) -> None:
     path = Path(f"logs/benchmark_{datetime.now():%Y-%m-%d_%H-%M-%S}.json")
     parser.add_argument("--output", type=Path, default=path, help="the JSON file; default: logs/benchmark_TIME.json")
     parser.add_argument("--race", action="store_true", help="fast_mnist against PyTorch's official MNIST example")
+    parser.add_argument("--neighbours", type=at_least_one, help="busy processes next to which to train fast_mnist")
     options = parser.parse_args(args)
-    for name in COMPARISON if options.race else ():
+    measurement = next((name for name in FOREIGN if getattr(options, name)), "")
+    foreign = FOREIGN.get(measurement, ())
+    for name in foreign:
         if getattr(options, name) != parser.get_default(name):
-            raise UsageError(f"--{name} does not go with --race: leave out one of them")
+            raise UsageError(f"--{name} does not go with --{measurement}: leave out one of them")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("there is no CUDA device here: change --device to cpu")
     make_folder(options.output.parent, "--output")
     if options.output.exists():
         raise UsageError(f"{options.output} exists and would be overwritten: change --output")
+    if options.device == "cpu":
+        choose_threads()
     machine: dict[str, Any] = {"cores": os.cpu_count() or 0, "threads": torch.get_num_threads()}
     if options.device == "cuda":
         machine["gpu"] = torch.cuda.get_device_name()
     machine |= {"processor": processor_name(), "torch": torch.__version__, "lightning": lightning.__version__}
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
-    results = race(options.device) if options.race else compare(options)
-    asked = {name: value for name, value in vars(options).items() if name not in ("output", *COMPARISON * options.race)}
+    if options.neighbours:
+        results = neighbours(options.neighbours, options.repetitions)
+    else:
+        results = race(options.device) if options.race else compare(options)
+    asked = {name: value for name, value in vars(options).items() if name not in ("output", *foreign)}
     options.output.write_text(json.dumps({"machine": machine, "options": asked, "results": results}, indent=2) + "\n")
     print(f"figures     {options.output}")
 
@@ -166,29 +183,8 @@ class Run(FitCLI):
 
 
 def article(run: Run) -> float:
-    """Train as the articles do."""
-    data: Any = run.datamodule
-    net = as_in_the_article(run.model.net).to(run.device)
-    to_input = transforms.Compose([transforms.ToTensor(), transforms.Normalize((data.mean,), (data.std,))])
-    dataset = data.source(data.root, train=True, transform=to_input)
-    optimizer = run.model.optimizer(net.parameters())
-
-    def step(images: Tensor, labels: Tensor) -> None:
-        optimizer.zero_grad()
-        cross_entropy(net(images.to(run.device)), labels.to(run.device)).backward()
-        optimizer.step()
-
-    return run.time(iter(DataLoader(dataset, run.batch_size, shuffle=True)), step)
-
-
-def as_in_the_article(net: Any) -> Any:
-    """Move ReLU before max-pooling, and use PyTorch's usual memory format; the scores stay the same."""
-    layers = list(net.features)
-    for index in range(len(layers) - 1):
-        if isinstance(layers[index], nn.MaxPool2d) and isinstance(layers[index + 1], nn.ReLU):
-            layers[index : index + 2] = layers[index + 1], layers[index]
-    net.features = nn.Sequential(*layers)
-    return net.to(memory_format=torch.contiguous_format)
+    """Train as the network's article does."""
+    return run.time(*article_loop(run.model, run.datamodule, run.device))
 
 
 def loop(run: Run) -> float:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from cnn_lightning.cli.fit import FitCLI
+from cnn_lightning.cli.fit_cli import FitCLI
 from cnn_lightning.data import MNIST
 
 GOAL = 0.99
@@ -64,6 +64,7 @@ def recipe_settings(recipe: str, device: str, folder: str) -> list[str]:
     """Return the options of ``scripts/fit.py`` that train a recipe on a device, in a folder."""
     options = [f"--config={Path(__file__).parents[1]}/recipes/{recipe}.yaml", f"--trainer.default_root_dir={folder}"]
     options += [f"--trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}", "--trainer.devices=1"]
+    options.append("--trainer.enable_progress_bar=true")  # also without a terminal
     return [*options, "--dashboard=false"]  # the others draw no pictures
 
 

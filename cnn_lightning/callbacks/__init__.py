@@ -5,13 +5,14 @@ from cnn_lightning.callbacks.config import SaveConfig
 from cnn_lightning.callbacks.curves import Curves
 from cnn_lightning.callbacks.dashboard import Overview, Pictures
 from cnn_lightning.callbacks.logits import KeepLogits
-from cnn_lightning.callbacks.progress import LayerTable, ProgressBar
+from cnn_lightning.callbacks.progress import EpochLines, LayerTable, ProgressBar, can_draw
 from cnn_lightning.callbacks.resume import ResumeState
 from cnn_lightning.callbacks.signals import Stopped
 
 __all__ = [
     "BestCheckpoint",
     "Curves",
+    "EpochLines",
     "KeepLogits",
     "LastCheckpoint",
     "LayerTable",
@@ -21,4 +22,5 @@ __all__ = [
     "ResumeState",
     "SaveConfig",
     "Stopped",
+    "can_draw",
 ]

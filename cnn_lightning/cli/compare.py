@@ -41,7 +41,7 @@ from cnn_lightning import ImageClassifier
 from cnn_lightning.checkpointing.files import write_file
 from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.checkpointing.settings import epoch_of
-from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command
+from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command, with_home
 from cnn_lightning.cli.run_folders import make_folder, newest_best
 from cnn_lightning.cli.terminal import processor_name, relative_path
 from cnn_lightning.errors import UsageError
@@ -154,7 +154,9 @@ def grid_cells(grid: Any, path: Path) -> list[Cell]:
         where, recipe = f"{path}: {name}{data and f' for {data}'}", None
         words = split_options(own.get(data) if isinstance(own, dict) else own, where)
         if words[:1] == ["--config"] and len(words) > 1:
-            recipe = next(filter(Path.is_file, (Path(words[1]), Path(__file__).parents[2] / words[1])), None)
+            path_of_recipe = with_home(words[1])
+            files = Path(path_of_recipe), Path(__file__).parents[2] / path_of_recipe
+            recipe = next(filter(Path.is_file, files), None)
             if not recipe:
                 raise UsageError(f"{where}: there is no recipe {words[1]}")  # neither here nor in this package
             words = words[2:]

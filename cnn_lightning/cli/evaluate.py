@@ -1,5 +1,6 @@
 """``scripts/evaluate.py``: test checkpoints, compare and average them, and write a report."""
 
+import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from cnn_lightning.callbacks import KeepLogits
 from cnn_lightning.checkpointing.settings import epoch_of, run_of
-from cnn_lightning.cli.classifier_cli import TrainedCLI
 from cnn_lightning.cli.exit_codes import command
 from cnn_lightning.cli.run_folders import make_folder, next_name, remove_if_empty
 from cnn_lightning.cli.shifted_images import AccuracyByShift, accuracy_by_shift, check_room, shift_table
 from cnn_lightning.cli.terminal import device_name, is_rank_zero, print_rank_zero, relative_path
+from cnn_lightning.cli.trained_cli import TrainedCLI
 from cnn_lightning.data.augment import FlipAndShift
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.errors import UsageError
@@ -47,6 +48,7 @@ class EvaluateCLI(TrainedCLI):
         parser.add_argument(
             "ckpt_path",
             nargs="*",
+            default=argparse.SUPPRESS,  # [] would replace those of a file
             help="The checkpoint, or several to compare and average. Default: the best.ckpt that was saved last.",
         )
         parser.add_argument(
@@ -70,7 +72,7 @@ class EvaluateCLI(TrainedCLI):
 
     def named_checkpoint(self, config: Any) -> str | None:
         """Return the one with the number of this CLI."""
-        return config.ckpt_path[self.index] if config.ckpt_path else None
+        return paths[self.index] if (paths := config.get("ckpt_path")) else None
 
     def evaluation(self) -> Evaluation:
         """Return what the last test gave."""
@@ -95,7 +97,7 @@ def evaluate(args: Sequence[str]) -> None:
         args: Command-line arguments. Defaults to those of this process.
     """
     clis = [EvaluateCLI(args)]
-    clis += [EvaluateCLI(args, index) for index in range(1, len(clis[0].config.ckpt_path))]
+    clis += [EvaluateCLI(args, index) for index in range(1, len(clis[0].config.get("ckpt_path", [])))]
     _check_comparable(clis)
     folder = _report_folder(clis[0])
     for cli in clis:
@@ -104,7 +106,7 @@ def evaluate(args: Sequence[str]) -> None:
         if cli.config.shift is not None:
             check_room(cli.datamodule, cli.config.shift)
     if folder:
-        make_folder(folder, "--report")  # now, because tests may take long
+        make_folder(folder, "--report FOLDER")  # now, because tests may take long
     try:
         _test_and_report(clis, folder)
     finally:

@@ -16,6 +16,7 @@ from cnn_lightning.callbacks.curves import Curves
 from cnn_lightning.callbacks.distributed import DistributedCorrections, loss_over_ranks
 from cnn_lightning.callbacks.resume import ResumeState
 from cnn_lightning.callbacks.schedule import ScheduleSpan
+from cnn_lightning.callbacks.stopping import StopWithinEpoch
 from cnn_lightning.checkpointing.hyperparameters import check_classes, save_plain_hyperparameters
 from cnn_lightning.checkpointing.safe_loading import read_checkpoint
 from cnn_lightning.errors import UsageError
@@ -139,7 +140,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
             return []
         curves = Curves()
         distributed = [DistributedCorrections()] if self.trainer.world_size > 1 else []
-        return [*distributed, curves, ResumeState(curves), ScheduleSpan()]
+        return [*distributed, curves, StopWithinEpoch(), ResumeState(curves), ScheduleSpan()]
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # its other arguments are passed on by name

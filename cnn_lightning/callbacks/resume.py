@@ -7,19 +7,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from cnn_lightning.callbacks.curves import Curves
-from cnn_lightning.callbacks.position import made_step, validation_due, within_epoch
 from cnn_lightning.checkpointing.settings import FORMER_RESUME_KEY, RESUME_KEY
 from cnn_lightning.lightning_fixes import (
     begin_next_epoch_with_max_steps,
     callbacks_of,
-    count_epoch_as_begun,
     restore_loader_position,
     resume_accumulation,
 )
@@ -42,9 +40,6 @@ class ResumeState(Callback):
     - ``threads``: PyTorch's threads on a CPU, since sums of another number of them differ in the last bits
     - ``loggers``: class and version of each logger, and how many rows a CSVLogger has written
 
-    An epoch that is cut short (``max_time``, ``max_steps``, a callback that sets ``trainer.should_stop``) is saved as
-    what it is: Lightning would count it as a whole one, and skip the rest of it.
-
     Args:
         curves: The callback whose sums are saved.
     """
@@ -53,14 +48,9 @@ class ResumeState(Callback):
         self.curves = curves
         self._state: dict[str, Any] = {}
         self._position: dict[str, Any] = {}
-        self._stops_soon = False
-        self._limit_val_batches: int | float | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the state."""
-        if within_epoch(trainer):
-            validated = validation_due(trainer, trainer.fit_loop.batch_idx)
-            count_epoch_as_begun(checkpoint["loops"]["fit_loop"], validated)
         metrics = metrics_of(pl_module, "train")
         checkpoint[RESUME_KEY] = {
             "random": _random_states(trainer, pl_module.device),
@@ -110,48 +100,6 @@ class ResumeState(Callback):
         self.curves.since = time.perf_counter() - state.get("elapsed", 0.0)
         if state["noted"] and trainer.is_global_zero:  # rank 0 has what all ranks noted
             metrics_of(pl_module, "train").update(*(part.to(pl_module.device) for part in state["noted"]))
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Let a run stop within an epoch only where it can be resumed, and as a run that does not stop passes there.
-
-        Accumulated gradients are not saved, so it stops after the optimizer step. It is not validated there unless it
-        would be anyway, because the validation could change the curves and the best checkpoint.
-        """
-        trainer.should_stop |= self._stops_soon
-        if not trainer.should_stop or trainer.is_last_batch or not trainer.fit_loop.epoch_loop.done:
-            return
-        self._stops_soon = not made_step(trainer, batch_idx)
-        if self._stops_soon:
-            trainer.should_stop = False
-        elif not validation_due(trainer, batch_idx):
-            self._limit_val_batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where an epoch is cut short, keep callbacks from reading the validation before as if it were a new one."""
-        if within_epoch(trainer):
-            for callback in _monitors(trainer):
-                vars(callback)["on_train_epoch_end"] = _nothing
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Switch validation and those callbacks on again."""
-        for callback in _monitors(trainer):
-            vars(callback).pop("on_train_epoch_end", None)
-        self._stops_soon = False
-        if self._limit_val_batches is not None:
-            trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
-
-
-def _monitors(trainer: Trainer) -> list[EarlyStopping | ModelCheckpoint]:
-    callbacks = [
-        callback for callback in callbacks_of(trainer) if isinstance(callback, EarlyStopping | ModelCheckpoint)
-    ]
-    return [callback for callback in callbacks if callback.monitor]
-
-
-def _nothing(*_: Any) -> None:
-    pass
 
 
 def _logger_state(logger: Logger) -> dict[str, Any]:

@@ -44,12 +44,12 @@ def mean_loss(mean: Any, number: int, loss: Tensor, scores: Tensor, labels: Tens
 
 
 def accuracy(before: Any, number: int, loss: Tensor, scores: Tensor, labels: Tensor) -> float:
-    """The accuracy of each batch, of which every 100th is printed (article 001)."""
+    """The accuracy of each batch; every 100th is printed (article 001)."""
     return (scores.detach().argmax(1) == labels).sum().item() / len(labels)
 
 
 def loss_and_accuracy(before: Any, number: int, loss: Tensor, scores: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Loss and accuracy of each batch, for the plots (article 002)."""
+    """Loss and accuracy of each batch; they are plotted (article 002)."""
     return loss.item(), accuracy(before, number, loss, scores, labels)
 
 

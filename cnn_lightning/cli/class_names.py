@@ -62,7 +62,7 @@ CLASS_OPTIONS = {
 
 
 def find_class(option: str, spec: Any) -> type | None:
-    """Return the class that was named for an option; None where there is none."""
+    """Return the class that was named for an option; None if there is no such class."""
     cls, problem = _find(option, spec)
     return cls if inspect.isclass(cls) and not problem else None
 

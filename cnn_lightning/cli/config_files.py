@@ -209,7 +209,7 @@ def _is_file(value: str) -> bool:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would keep the last without a word."""
+    """Refuses a key that is given twice, because YAML would silently keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]

@@ -114,7 +114,7 @@ def _print_start(cli: FitCLI) -> None:
     epochs, every = cli.trainer.max_epochs or 0, cli.trainer.check_val_every_n_epoch or 1
     if epochs > 0 and (left := epochs % every):
         print_rank_zero(
-            f"The last {left} of {epochs} epochs will not be validated, so best.ckpt is none of them: change "
+            f"The last {left} of {epochs} epochs will not be validated, so none of them can be best.ckpt: change "
             f"--trainer.check_val_every_n_epoch {every} or --trainer.max_epochs"
         )
     if cli.trainer.auto_precision:

@@ -44,7 +44,7 @@ class FitCLI(ClassifierCLI):
             "--ckpt_path",
             type=str | None,
             help="Resume from this checkpoint; 'last' is that of the newest run of this network on this dataset, and "
-            "starts a new run where there is none.",
+            "starts a new run if there is no run.",
         )
 
     def find_checkpoint(self, config: Any) -> Path | None:

@@ -1,4 +1,4 @@
-"""The loggers that a user chooses: a resumed run goes on in their folders, and no run overwrites another's."""
+"""The loggers that a user chooses: a resumed run continues in their folders, and no run overwrites another."""
 
 import csv
 import inspect

@@ -24,7 +24,7 @@ class OneLineParser(LightningArgumentParser):
     """A LightningArgumentParser that prints one line and exits with code 2 when it cannot parse.
 
     Attributes:
-        typed: All arguments of the command, of which a call may parse a part.
+        typed: All arguments of the command; a call may parse a part of them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

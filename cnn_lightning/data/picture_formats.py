@@ -21,7 +21,7 @@ def is_picture(path: Path) -> bool:
 
 
 def format_not_read(path: Path) -> str:
-    """Name the format of a picture that is none of FORMATS, like "HEIC"; "" if it is not known to be a picture."""
+    """Name the format of a picture that is not in FORMATS, like "HEIC"; "" if it is not known to be a picture."""
     with path.open("rb") as file:
         head = file.read(12)
     brand = _BRANDS.get(head[8:11]) if head[4:8] == b"ftyp" else None

@@ -289,6 +289,15 @@ class TestCutShort:
         assert interrupt(TimeIsUp(), "logs", *patience) is None
         assert torch.load(run("logs", *patience) / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
 
+    def test_a_run_that_may_not_stop_yet_is_validated(self, run, interrupt):
+        class StopSoon(Callback):
+            def on_train_batch_end(self, trainer, *args):
+                trainer.should_stop |= trainer.global_step == 3
+
+        settings = ("--trainer.max_epochs=4", "--trainer.min_epochs=2", "--model.lr_schedule=null")
+        assert interrupt(StopSoon(), "logs", *settings) is None
+        assert [step for step, _ in scalars(folder("logs"))["val/loss"]] == [6, 12]
+
     def test_without_a_validation_the_last_weights_are_tested(self, run, capsys):
         run("logs", "--trainer.max_steps=3", "--model.lr_schedule=null")
         assert "Test of the last weights" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -121,6 +122,16 @@ class Curves(Callback):
     def _check_finite(trainer: Trainer, value: float, name: str) -> None:
         if not math.isfinite(value):
             _stop(trainer, f"{name} is {value}")
+
+
+class RateMonitor(LearningRateMonitor):
+    """Logs the learning rate of a step where a point is due; Lightning also does where the run is asked to stop."""
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Log a point every ``log_every_n_steps`` steps."""
+        interval = getattr(trainer, "log_every_n_steps", 0)
+        if interval and (trainer.global_step + 1) % interval == 0:
+            super().on_train_batch_start(trainer, *args, **kwargs)
 
 
 class CurvesLogger(TensorBoardLogger):

@@ -9,13 +9,15 @@ def made_step(trainer: Trainer, batch_idx: int) -> bool:
 
 
 def validation_due(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether Lightning validates after this training batch, which is not the last of its epoch."""
+    """Whether Lightning validates after this training batch, also if nothing asks the run to stop."""
     every = trainer.check_val_every_n_epoch  # None: val_check_interval counts batches across epochs
     if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
         return False
     batches = trainer.fit_loop.total_batch_idx if every is None else batch_idx
-    interval = trainer.val_check_batch  # None: validation by time; infinite: only at the end of an epoch
-    return interval not in (None, float("inf")) and (batches + 1) % interval == 0
+    interval = trainer.val_check_batch
+    if interval is None:  # validation by time
+        return False
+    return trainer.is_last_batch if interval == float("inf") else (batches + 1) % interval == 0
 
 
 def within_epoch(trainer: Trainer) -> bool:

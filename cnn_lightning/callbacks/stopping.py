@@ -27,7 +27,7 @@ class StopWithinEpoch(Callback):
         """Postpone a stop until the optimizer has made its step, and switch validation off."""
         if self._postponed:
             trainer.should_stop = True
-        if not trainer.should_stop or trainer.is_last_batch or not trainer.fit_loop.epoch_loop.done:
+        if not trainer.should_stop or not trainer.fit_loop.epoch_loop.done:
             return
         self._postponed = not made_step(trainer, batch_idx)
         if self._postponed:
@@ -47,11 +47,18 @@ class StopWithinEpoch(Callback):
             validated = validation_due(trainer, trainer.fit_loop.batch_idx)
             count_epoch_as_begun(checkpoint["loops"]["fit_loop"], validated)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Switch validation on again, because ``min_epochs`` keeps the run from stopping."""
+        self._switch_validation_on(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Switch everything on again."""
         for callback in _monitors(trainer):
             vars(callback).pop("on_train_epoch_end", None)
         self._postponed = False
+        self._switch_validation_on(trainer)
+
+    def _switch_validation_on(self, trainer: Trainer) -> None:
         if self._limit_val_batches is not None:
             trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, LayerTable, Overview, Pictures, SaveConfig
-from cnn_lightning.callbacks.curves import CurvesLogger
+from cnn_lightning.callbacks.curves import CurvesLogger, RateMonitor
 from cnn_lightning.checkpointing.settings import check_resumable, epoch_of, run_of
 from cnn_lightning.cli.classifier_cli import ClassifierCLI, progress_bar
 from cnn_lightning.cli.config_files import class_name
@@ -116,7 +116,7 @@ class FitCLI(ClassifierCLI):
             callbacks.append(LayerTable())
         callbacks += progress_bar(settings)
         if settings.logger is not False and not settings.fast_dev_run:
-            callbacks.append(LearningRateMonitor())
+            callbacks.append(RateMonitor())
             if self.config_init.dashboard:
                 callbacks += [Overview(), Pictures()]
         return callbacks

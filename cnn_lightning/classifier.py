@@ -32,8 +32,8 @@ MODEL_CLASSES = (ConvNet, Optimizer, OneCycle, Cosine)
 class ImageClassifier(QuickHookNames):  # a LightningModule
     """Trains a network with cross-entropy and measures loss and accuracy on training, validation and test images.
 
-    ``Curves`` logs ``train/loss``, ``val/acc`` and so on, ``ResumeState`` makes a run resumable to the bit (on a
-    CPU); both come with the model for every Trainer, see ``configure_callbacks``.
+    ``Curves`` logs ``train/loss``, ``val/acc`` and so on, ``StopWithinEpoch`` and ``ResumeState`` make a run resumable
+    to the bit (on a CPU); they come with the model for every Trainer, see ``configure_callbacks``.
 
     Args:
         net: The network.
@@ -135,7 +135,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add curves, exact resume and corrections for several processes, once per Trainer."""
+        """Add curves, exact resume, a check of the schedule, and corrections for several processes."""
         if any(isinstance(callback, Curves) for callback in callbacks_of(self.trainer)):
             return []
         curves = Curves()

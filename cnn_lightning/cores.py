@@ -54,25 +54,31 @@ def taken_cores(first: Sample, second: Sample) -> float:
     return max(0.0, second.busy - first.busy - (second.own - first.own)) / (second.time - first.time)
 
 
+def own_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def free_cores() -> tuple[int, int]:
-    """Measure how many cores other programs leave free; takes no time, because it began when this was imported.
+    """Measure how many cores other programs leave free, from the import of this module until now.
+
+    Where that was too short or too long ago, this takes half a second.
 
     Returns:
         The free cores, rounded, and all cores of this process. Where nothing can be measured, all are free.
     """
     first, second = _FIRST, take_sample()
     if first is None or second is None:
-        cores = os.cpu_count() or 1
-        return cores, cores
+        return own_cores(), own_cores()
     if first.pid != second.pid or not WINDOW[0] <= second.time - first.time <= WINDOW[1]:
         time.sleep(WINDOW[0])
         first, second = second, take_sample() or second
-    cores = len(os.sched_getaffinity(0))
+    cores = own_cores()
     return max(0, round(cores - taken_cores(first, second))), cores
 
 
-# An idle thread of libgomp, the OpenMP of PyTorch on Linux, spins 300,000 times before it sleeps; this costs little
-# where no other program runs, and helps where one starts later. libgomp reads it when PyTorch is imported.
+# A waiting thread of libgomp, the OpenMP of PyTorch on Linux, spins 300,000 times before it sleeps. With 10,000,
+# training is hardly slower alone, and much faster next to a program that starts later. Read when PyTorch is imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 _FIRST = take_sample()

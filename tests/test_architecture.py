@@ -22,7 +22,7 @@ ALLOWED = {
     "data": {"data", "errors", "checkpointing"},
     "checkpointing": {"checkpointing", "errors"},
     "reporting": {"reporting", "checkpointing", "nets", "errors"},
-    "callbacks": {"callbacks", "reporting", "checkpointing", "nets", "metrics", "errors", "lightning_fixes"},
+    "callbacks": {"callbacks", "reporting", "checkpointing", "nets", "metrics", "errors", "lightning_fixes", "cores"},
     "classifier": {"nets", "optim", "metrics", "errors", "checkpointing", "callbacks", "lightning_fixes"},
     "cli": {"cli", "classifier", "ImageClassifier"} | LIBRARY,
     "__init__": {"classifier", "cores", "data", "nets", "optim", "optimizers", "schedules"},

@@ -546,6 +546,13 @@ class TestReplacedClass:
         assert lr_of("--config=model.yaml", "--model.optimizer.lr=0.04", "--model.optimizer", "Adam") == 0.04
         assert config_of("--model.net.width=4", "--model.net=MLP")["model"]["net"]["init_args"]["width"] == 4
 
+    def test_named_with_class_path(self):
+        words = ("--model.optimizer.class_path=SGD", "--model.optimizer.init_args.lr=0.2")
+        assert config_of(*words) == config_of("--model.optimizer=SGD", "--model.optimizer.lr=0.2")
+        write("sgd.yaml", {"model": {"optimizer": {"class_path": "SGD", "init_args": {"lr": 0.1}}}})
+        words = ("--config=sgd.yaml", "--model.optimizer.init_args.lr", "0.2", "--model.optimizer.class_path", "Adam")
+        assert lr_of(*words) == lr_of("--model.optimizer=Adam", "--model.optimizer.lr=0.2") == 0.2
+
     def test_required_arguments_may_come_later(self):
         write("logger.yaml", {"trainer": {"logger": {"class_path": "CSVLogger"}}})
         words = ["--config=logger.yaml", "--data=Digits", "--trainer.logger.save_dir=here"]

@@ -3,8 +3,11 @@
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 
+from cnn_lightning.cli import hardware
 from cnn_lightning.cli.fit import fit
+from tests.faults import assert_same_checkpoints
 
 SETTINGS = ("--data=MNIST", "--trainer.max_epochs=1", "--dashboard=false", "--trainer.enable_progress_bar=false")
 
@@ -18,6 +21,26 @@ def test_the_worst_is_not_taken_for_the_best(error_of, train, tiny_root, callbac
         f"{callback}: mode is {wrong}, expected {right} for {monitor}: change --trainer.callbacks.mode"
     )
     train(*options, f"--trainer.callbacks.mode={right}")
+
+
+class Watcher(Callback):
+    """A callback of the user's, whose attributes mean something else."""
+
+    def __init__(self, monitor: str = "val/loss", mode: str = "verbose"):
+        self.monitor, self.mode = [monitor], mode
+
+
+def test_a_monitor_of_the_users_own(train):
+    train("--trainer.callbacks+=tests.test_fit_cli.Watcher", "--trainer.callbacks.mode=verbose")
+
+
+def test_precision_auto_is_kept_by_a_resumed_run(train, monkeypatch):
+    settings = ("--data=MNIST", "--trainer.precision=auto", "--trainer.max_epochs=2", "--model.lr_schedule=null")
+    whole = train(*settings, "--trainer.precision=32-true", "--trainer.default_root_dir=whole")
+    monkeypatch.setattr(hardware, "choose_precision", lambda accelerator: ("32-true", "of this machine"))
+    train(*settings, "--trainer.max_epochs=1")
+    monkeypatch.setattr(hardware, "choose_precision", lambda accelerator: ("bf16-mixed", "of another machine"))
+    assert_same_checkpoints(train(*settings, "--ckpt_path=last"), whole)
 
 
 @pytest.mark.parametrize("variable", ["LOCAL_RANK", "RANK"])

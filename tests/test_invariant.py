@@ -30,6 +30,9 @@ SAVES = {
     "steps": ("--save_every_n_steps=2",),
     "validations": ("--save_every_n_steps=2", "--trainer.val_check_interval=0.5"),
     "across": ("--save_every_n_steps=1", "--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null"),
+    "validations while accumulating": (
+        *("--save_every_n_steps=1", "--trainer.accumulate_grad_batches=4", "--trainer.val_check_interval=3"),
+    ),
     "accumulation": ("--save_every_n_steps=1", "--trainer.accumulate_grad_batches=4"),
 }
 LOGGERS = {

@@ -1,13 +1,17 @@
 """Loggers that the user chooses: one run is one folder of ours and one of the logger, also after it was resumed."""
 
+import csv
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 
+from cnn_lightning.callbacks import resume
 from cnn_lightning.cli.fit import fit
+from cnn_lightning.cli.run_folders import run_lock
 from tests.conftest import scalars
 from tests.test_invariant import csv_rows, wandb_rows
 from tests.test_resume import SETTINGS
@@ -15,6 +19,26 @@ from tests.test_resume import SETTINGS
 CSV = ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=.")
 TENSORBOARD = ("--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=tb")
 CONSTANT = "--model.lr_schedule=null"
+
+
+class Elsewhere(CSVLogger):
+    """A logger of the user's, which passes on its arguments."""
+
+    def __init__(self, save_dir: str, **kwargs):
+        super().__init__(save_dir, **kwargs)
+
+    @property
+    def version(self):
+        return Path("here")
+
+    @property
+    def log_dir(self):
+        return "here"
+
+
+def steps_with(tag: str, path: Path) -> list[int]:
+    with path.open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row[tag]]
 
 
 @pytest.fixture
@@ -81,6 +105,39 @@ def test_a_csv_file_survives_a_kill_while_it_is_restored(run):
     ]
     assert kept == [row for row in rows if "test/acc" not in row and "lr-AdamW" not in row]
     assert [path.name for path in Path("lightning_logs/version_0").glob("metrics*")] == ["metrics.csv"]
+
+
+def test_rows_of_a_run_that_is_still_training_are_kept(run, capsys):
+    run(*CSV, "--trainer.max_epochs=1")
+    path = Path("lightning_logs/version_0/metrics.csv")
+    with path.open("a") as file:  # what was logged after the checkpoint
+        file.write(path.read_text().splitlines()[-1] + "\n")
+    before = path.read_bytes()
+    with run_lock(Path("logs/WideCNN-MNIST/version_0")), pytest.raises(SystemExit):
+        run(*CSV, "--ckpt_path=last")
+    assert "another process trains in" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_rows_are_kept_whatever_the_order_of_the_loggers(run, known, monkeypatch):
+    """Also of a run whose checkpoints do not know how many rows there were."""
+    if not known:
+        monkeypatch.setattr(resume, "_logger_state", lambda logger: {"class": "", "version": None, "rows": None})
+    csv = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "version": 7}}
+    tensorboard = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "tb"}}
+    for name, spec in (("one", [csv]), ("two", [tensorboard, csv])):
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({"trainer": {"logger": spec}}))
+    run("--config=one.yaml", "--trainer.max_epochs=1")
+    run("--config=two.yaml", "--ckpt_path=last")
+    (path,) = Path("lightning_logs").glob("*/metrics.csv")
+    assert steps_with("val/loss", path) == [6, 12]
+
+
+def test_a_logger_whose_version_is_no_plain_value(run):
+    run("--trainer.logger=tests.test_loggers.Elsewhere", "--trainer.logger.save_dir=.", "--trainer.max_epochs=1")
+    run("--trainer.logger=tests.test_loggers.Elsewhere", "--trainer.logger.save_dir=.", "--ckpt_path=last")
+    assert sorted(path.name for path in Path("logs/WideCNN-MNIST").iterdir()) == ["version_0"]
 
 
 def test_settings_are_in_the_logger(run):

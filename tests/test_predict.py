@@ -173,7 +173,17 @@ def test_every_suffix_of_the_formats_that_are_read(run, digits, capsys):
 
 
 def test_other_files_are_left_out(run, digits, capsys):
-    for name in (".DS_Store", "Thumbs.db", "notes.txt", "film.mov", "film.mpg", "data.h5", "labels.csv", "no_suffix"):
+    for name in (
+        ".DS_Store",
+        "Thumbs.db",
+        "notes.txt",
+        "film.mov",
+        "film.mpg",
+        "data.h5",
+        "notes.pdf",
+        "labels.csv",
+        "no_suffix",
+    ):
         Path("photos", name).write_bytes(b"some bytes")
     predict([CPU, "photos"])
     captured = capsys.readouterr()

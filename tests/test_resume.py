@@ -298,6 +298,27 @@ class TestCutShort:
         assert interrupt(StopSoon(), "logs", *settings) is None
         assert [step for step, _ in scalars(folder("logs"))["val/loss"]] == [6, 12]
 
+    def test_a_run_that_early_stopping_has_ended_is_no_run_to_resume(self, run, capsys):
+        stops = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss")
+        stops += ("--trainer.callbacks.stopping_threshold=100", "--trainer.val_check_interval=3")
+        run("logs", *stops)
+        assert torch.load(folder("logs") / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+        assert "To resume" not in capsys.readouterr().out
+
+    def test_validation_is_on_again_after_an_exception(self, tiny_root):
+        class Stop(Callback):
+            def on_train_batch_end(self, trainer, *args):
+                trainer.should_stop = True
+
+            def on_train_epoch_end(self, trainer, pl_module):
+                raise RuntimeError
+
+        quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = Trainer(max_epochs=2, callbacks=[Stop()], enable_checkpointing=False, **quiet)
+        with pytest.raises(RuntimeError):
+            trainer.fit(ImageClassifier(WideCNN(width=4)), MNIST(tiny_root, batch_size=64, val_size=40))
+        assert trainer.limit_val_batches == 1.0
+
     def test_without_a_validation_the_last_weights_are_tested(self, run, capsys):
         run("logs", "--trainer.max_steps=3", "--model.lr_schedule=null")
         assert "Test of the last weights" in capsys.readouterr().out

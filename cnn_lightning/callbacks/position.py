@@ -1,6 +1,10 @@
 """Where in an epoch a Trainer is: after an optimizer step, before a validation, or stopped within the epoch."""
 
-from lightning.pytorch import Trainer
+from collections.abc import Iterable
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 
 def made_step(trainer: Trainer, batch_idx: int) -> bool:
@@ -23,3 +27,9 @@ def validation_due(trainer: Trainer, batch_idx: int) -> bool:
 def within_epoch(trainer: Trainer) -> bool:
     """Whether some batches of the current epoch are trained, and some are not."""
     return trainer.fit_loop.batch_idx >= 0 and not trainer.is_last_batch
+
+
+def stopped_early(callbacks: Iterable[Callback]) -> bool:
+    """Whether EarlyStopping has asked the run to stop, in this process or before it was resumed."""
+    reasons = (callback.stopping_reason for callback in callbacks if isinstance(callback, EarlyStopping))
+    return any(reason != EarlyStoppingReason.NOT_STOPPED for reason in reasons)

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from cnn_lightning.callbacks.curves import Curves
+from cnn_lightning.callbacks.position import stopped_early
 from cnn_lightning.checkpointing.settings import FORMER_RESUME_KEY, RESUME_KEY
+from cnn_lightning.cores import own_cores
 from cnn_lightning.lightning_fixes import (
     begin_next_epoch_with_max_steps,
     callbacks_of,
@@ -38,6 +38,7 @@ class ResumeState(Callback):
     - ``elapsed``: seconds of training since that point
     - ``frozen``: names of the weights that are not trained; callbacks such as BackboneFinetuning freeze them anew
     - ``threads``: PyTorch's threads on a CPU, since sums of another number of them differ in the last bits
+    - ``precision``: that of the Trainer, which "auto" then keeps on another machine
     - ``loggers``: class and version of each logger, and how many rows a CSVLogger has written
 
     Args:
@@ -60,6 +61,7 @@ class ResumeState(Callback):
             "elapsed": time.perf_counter() - self.curves.since,
             "frozen": [name for name, weight in pl_module.named_parameters() if not weight.requires_grad],
             "threads": torch.get_num_threads(),
+            "precision": trainer.precision,
             "loggers": [_logger_state(logger) for logger in trainer.loggers],
         }
 
@@ -70,7 +72,7 @@ class ResumeState(Callback):
             loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader")
             self._position = loaders[0] if loaders else {}
             threads = self._state.get("threads", 0)
-            if pl_module.device.type == "cpu" and 0 < threads <= (os.cpu_count() or 1):
+            if trainer.strategy.root_device.type == "cpu" and 0 < threads <= own_cores():
                 torch.set_num_threads(threads)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,8 +90,7 @@ class ResumeState(Callback):
         for name, weight in pl_module.named_parameters() if "frozen" in state else ():
             weight.requires_grad_(name not in state["frozen"])
         # Other reasons to stop, such as max_time, do not hold for the resumed run.
-        stopping = (callback for callback in callbacks_of(trainer) if isinstance(callback, EarlyStopping))
-        if any(callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED for callback in stopping):
+        if stopped_early(callbacks_of(trainer)):
             trainer.should_stop = True
         random, rank = state["random"], trainer.global_rank
         if len(random["cpu"]) == trainer.world_size:
@@ -103,7 +104,7 @@ class ResumeState(Callback):
 
 
 def _logger_state(logger: Logger) -> dict[str, Any]:
-    """Write what was logged to the disk, because a resumed run logs only what follows the checkpoint."""
+    """Flush a logger to the disk, because a resumed run logs only what follows the checkpoint; return its state."""
     logger.save()
     files: list[Path] = []
     if isinstance(logger, TensorBoardLogger):
@@ -114,7 +115,8 @@ def _logger_state(logger: Logger) -> dict[str, Any]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     rows = sum(map(_rows, files)) if isinstance(logger, CSVLogger) else None
-    return {"class": type(logger).__name__, "version": logger.version, "rows": rows}
+    version = logger.version if isinstance(logger.version, int | str) else None  # safe loading refuses other types
+    return {"class": type(logger).__name__, "version": version, "rows": rows}
 
 
 def _rows(path: Path) -> int:

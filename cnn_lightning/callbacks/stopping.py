@@ -47,9 +47,19 @@ class StopWithinEpoch(Callback):
             validated = validation_due(trainer, trainer.fit_loop.batch_idx)
             count_epoch_as_begun(checkpoint["loops"]["fit_loop"], validated)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Postpone a stop that a validation within the accumulation of gradients has asked for."""
+        stops = trainer.should_stop and not trainer.sanity_checking
+        if stops and not made_step(trainer, trainer.fit_loop.batch_idx):
+            trainer.should_stop, self._postponed = False, True
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Switch validation on again, because ``min_epochs`` keeps the run from stopping."""
         self._switch_validation_on(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Switch everything on again."""
+        self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Switch everything on again."""

@@ -102,10 +102,7 @@ class ClassifierCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse twice: first to learn which classes are chosen, then with their own settings as defaults.
-
-        Where there is a checkpoint, its network and dataset are the defaults.
-        """
+        """Parse so that each class that is named has its own defaults, or those of the checkpoint to start from."""
         assert isinstance(parser, StepwiseParser)
         parser.typed = self.args
         self.config = parse(parser, self.args, CLASS_DEFAULTS, self._checkpoint_settings)

@@ -62,7 +62,9 @@ def split_arguments(args: Sequence[str]) -> tuple[list[str], list[str]]:
             word = f"--config={word[2:].removeprefix('=')}".removesuffix("=")
         if "=" not in word and word not in ("-h", "--help", "--print_config") and words and not _is_option(words[0]):
             word += f"={words.pop(0)}"
-        options.append(word)
+        name, is_joined, value = word.partition("=")
+        # --data.class_path=MNIST is --data=MNIST, and --data.init_args.root=x is --data.root=x.
+        options.append(name.removesuffix(".class_path").replace(".init_args.", ".") + is_joined + value)
     return options, rest + words
 
 

@@ -12,11 +12,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, SaveConfig, Stopped
-from cnn_lightning.callbacks.position import within_epoch
+from cnn_lightning.callbacks.position import stopped_early, within_epoch
 from cnn_lightning.checkpointing.settings import RESUME_KEY, epoch_of
 from cnn_lightning.cli.exit_codes import command
 from cnn_lightning.cli.fit_cli import FitCLI
 from cnn_lightning.cli.hardware import keep_threads
+from cnn_lightning.cli.loggers import keep_rows
 from cnn_lightning.cli.run_folders import run_lock
 from cnn_lightning.cli.terminal import command_words, device_name, is_rank_zero, print_rank_zero, program, relative_path
 from cnn_lightning.errors import DivergedError, UsageError
@@ -66,10 +67,13 @@ def train(cli: FitCLI) -> None:
     if cli.ckpt_path and trainer.strategy.root_device.type == "cpu":
         keep_threads(cli.checkpoint.get(RESUME_KEY, {}).get("threads", 0))
     _print_start(cli)
+    if cli.resumes:
+        keep_rows(trainer.loggers, cli.checkpoint)
     try:
         with keyboard_interrupt(trainer):
             trainer.fit(model, datamodule=data, ckpt_path=cli.ckpt_path, weights_only=True)
-        if within_epoch(trainer) and trainer.global_step != trainer.max_steps:
+        finished = trainer.global_step == trainer.max_steps or stopped_early(callbacks_of(trainer))
+        if within_epoch(trainer) and not finished:
             # max_time counts the time of all resumed runs together.
             more_time = ["--trainer.max_time=null"] if cli.config.trainer.max_time else []
             epoch, step = trainer.fit_loop.epoch_progress.current.ready, trainer.global_step

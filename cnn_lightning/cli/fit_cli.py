@@ -10,10 +10,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, LayerTable, Overview, Pictures, SaveConfig
 from cnn_lightning.callbacks.curves import CurvesLogger, RateMonitor
-from cnn_lightning.checkpointing.settings import check_resumable, epoch_of, run_of
+from cnn_lightning.checkpointing.settings import RESUME_KEY, check_resumable, epoch_of, run_of
 from cnn_lightning.cli.classifier_cli import ClassifierCLI, progress_bar
 from cnn_lightning.cli.config_files import class_name
-from cnn_lightning.cli.loggers import check_new, first_new_step, keep_rows, resume_loggers
+from cnn_lightning.cli.loggers import check_new, first_new_step, resume_loggers
 from cnn_lightning.cli.run_folders import make_run, newest_last, next_name, remove_if_empty
 from cnn_lightning.cli.terminal import is_rank_zero
 from cnn_lightning.cli.unsupported import check_callbacks, check_training
@@ -29,12 +29,14 @@ class FitCLI(ClassifierCLI):
         best: Keeps the best checkpoint; None where checkpoints are switched off.
         last: Keeps the last checkpoint; None likewise.
         run: The folder of the run, wherever loggers of the user's write; None where nothing is saved.
+        resumes: Whether that run exists already.
     """
 
     def __init__(self, args: Sequence[str]) -> None:
         self.best: BestCheckpoint | None = None
         self.last: LastCheckpoint | None = None
         self.run: Path | None = None
+        self.resumes = False
         super().__init__(args, "Train a network, keep its best and its last checkpoint, and test the best.", SaveConfig)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -64,9 +66,12 @@ class FitCLI(ClassifierCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer, with the folder of the run and the callbacks."""
         settings = self.config_init.trainer
+        saved = self.checkpoint.get(RESUME_KEY, {}).get("precision")
+        if settings.precision == "auto" and saved:
+            settings.precision = saved  # another machine may choose another one
         check_callbacks(settings.callbacks or [])
-        resumes = self.ckpt_path is not None and run_of(self.ckpt_path) is not None
         if self.ckpt_path is not None:
+            self.resumes = run_of(self.ckpt_path) is not None
             seed = self.config.seed_everything
             check_resumable(self.checkpoint, self.ckpt_path, self.model, self.datamodule, seed)
             epoch = epoch_of(self.checkpoint)
@@ -85,7 +90,7 @@ class FitCLI(ClassifierCLI):
                 step = first_new_step(self.checkpoint) if self.checkpoint else None
                 *root, name, version = self.run.parts
                 settings.logger = CurvesLogger(Path(*root), name, version, default_hp_metric=False, purge_step=step)
-            elif settings.logger and resumes:
+            elif settings.logger and self.resumes:
                 settings.logger = resume_loggers(settings.logger, self.config.trainer.logger, self.checkpoint)
         self.trainer_defaults["callbacks"] = self.callbacks(settings)
         if settings.profiler is None:
@@ -97,9 +102,7 @@ class FitCLI(ClassifierCLI):
                     "this process is not the first by LOCAL_RANK, RANK or SLURM_PROCID, but --trainer.devices starts "
                     "only one: unset the variable, or set --trainer.devices and --trainer.strategy"
                 )
-            if resumes:
-                keep_rows(trainer.loggers, self.checkpoint)
-            else:
+            if not self.resumes:
                 check_new(trainer.loggers)
         except BaseException:
             if self.run is not None:

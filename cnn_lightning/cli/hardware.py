@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import Accelerator, CPUAccelerator, CUDAAccelerator, MPSAccelerator
 
-from cnn_lightning.cores import free_cores
+from cnn_lightning.cores import free_cores, own_cores
 
 CPUINFO = Path("/proc/cpuinfo")
 # Names of instructions for bfloat16 in /proc/cpuinfo: of x86 and of ARM. oneDNN also calls it supported without them.
@@ -103,7 +103,7 @@ def keep_threads(threads: int) -> None:
         threads: The number; 0 where it is not known.
     """
     now = torch.get_num_threads()
-    if 0 < threads <= (os.cpu_count() or 1) and threads != now:
+    if 0 < threads <= own_cores() and threads != now:
         torch.set_num_threads(threads)
         _reasons[threads] = "as when the run began"
     elif threads > now:

@@ -1,9 +1,8 @@
 """The loggers that a user chooses: a resumed run continues in their folders, and no run overwrites another."""
 
 import csv
-import inspect
-from collections.abc import Mapping, Sequence
-from itertools import islice, zip_longest
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +25,36 @@ def resume_loggers(loggers: Any, specs: Any, checkpoint: Mapping[str, Any]) -> l
         checkpoint: What the file holds.
     """
     loggers, specs = ([each] if not isinstance(each, list) else each for each in (loggers, specs))
+    states = logger_states(checkpoint)
     resumed = []
-    for logger, spec, state in zip_longest(loggers, specs, logger_states(checkpoint)):
-        if logger is None:
-            break
-        accepted = inspect.signature(type(logger)).parameters
+    for logger, spec in zip(loggers, specs, strict=True):
+        accepted: Iterable[str] = signature(type(logger)).parameters
+        if isinstance(logger, CSVLogger | TensorBoardLogger):  # a subclass may pass on its arguments
+            accepted = VERSIONS[:1]
         version = next((name for name in VERSIONS if name in accepted), "")
-        if state and state["class"] == type(logger).__name__ and version:
+        if version and (state := take_state(logger, states)):
             arguments = dict(spec.init_args) | dict(spec.get("dict_kwargs") or {})
             if arguments.get(version) is None:
                 arguments[version] = state["version"]
             if isinstance(logger, TensorBoardLogger):
                 arguments["purge_step"] = first_new_step(checkpoint)
-            logger = type(logger)(**arguments)
-        resumed.append(logger)
+            resumed.append(type(logger)(**arguments))
+        else:
+            resumed.append(logger)
     return resumed
 
 
-def logger_states(checkpoint: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+def logger_states(checkpoint: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What ``ResumeState`` has saved of each logger; nothing in checkpoints of version 0.1."""
-    return checkpoint.get(RESUME_KEY, {}).get("loggers", [])
+    return list(checkpoint.get(RESUME_KEY, {}).get("loggers", []))
+
+
+def take_state(logger: Logger, states: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Remove the first state of a logger's class from a list, and return it; None where there is none."""
+    state = next((state for state in states if state["class"] == type(logger).__name__), None)
+    if state is not None:
+        states.remove(state)
+    return state
 
 
 def first_new_step(checkpoint: Mapping[str, Any]) -> int:
@@ -68,12 +77,14 @@ def check_new(loggers: Sequence[Logger]) -> None:
 
 @rank_zero_only
 def keep_rows(loggers: Sequence[Logger], checkpoint: Mapping[str, Any]) -> None:
-    """Keep the rows that CSVLoggers had written when the checkpoint was saved.
+    """Keep the rows that CSVLoggers had written when the checkpoint was saved, and remove later ones.
 
     Custom because Lightning 2.6.6 deletes metrics.csv where its folder exists.
     """
-    for logger, state in zip(loggers, logger_states(checkpoint), strict=False):
-        if not isinstance(logger, CSVLogger) or not state["rows"]:
+    states = logger_states(checkpoint)
+    for logger in loggers:
+        state = take_state(logger, states)
+        if not isinstance(logger, CSVLogger):
             continue
         path = Path(logger.log_dir) / "metrics.csv"
         saved = path.with_name("metrics_until_resume.csv")  # remains where the process is killed before all is written
@@ -82,8 +93,13 @@ def keep_rows(loggers: Sequence[Logger], checkpoint: Mapping[str, Any]) -> None:
         if not saved.exists():
             continue
         with saved.open(newline="", encoding="utf-8") as file:
-            for row in islice(csv.DictReader(file), state["rows"]):
-                step = int(row.pop("step"))
-                logger.experiment.log_metrics({name: value for name, value in row.items() if value}, step)
+            rows = list(csv.DictReader(file))
+        if state:
+            rows = rows[: state["rows"]]
+        else:  # of a version that did not count them
+            rows = [row for row in rows if int(row["step"]) <= checkpoint["global_step"]]
+        for row in rows:
+            step = int(row.pop("step"))
+            logger.experiment.log_metrics({name: value for name, value in row.items() if value}, step)
         logger.save()
         saved.unlink()

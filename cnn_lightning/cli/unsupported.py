@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
     DeviceStatsMonitor,
+    EarlyStopping,
     LearningRateFinder,
     ModelCheckpoint,
     ModelPruning,
@@ -74,10 +75,12 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
         UsageError: One does.
     """
     for callback in callbacks:
-        name, monitor = f"--{OPTION} {type(callback).__name__}", getattr(callback, "monitor", None) or ""
-        better = {"acc": "max", "loss": "min"}.get(monitor.rpartition("/")[2])
-        if better and (mode := getattr(callback, "mode", better)) != better:
-            raise UsageError(f"{name}: mode is {mode}, expected {better} for {monitor}: change --{OPTION}.mode")
+        name = f"--{OPTION} {type(callback).__name__}"
+        if isinstance(callback, EarlyStopping | ModelCheckpoint):
+            better = {"acc": "max", "loss": "min"}.get((callback.monitor or "").rpartition("/")[2])
+            if better not in (None, callback.mode):
+                problem = f"mode is {callback.mode}, expected {better} for {callback.monitor}"
+                raise UsageError(f"{name}: {problem}: change --{OPTION}.mode")
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             if callback.save_last:
                 raise UsageError(f"{name}: every run saves last.ckpt: leave out save_last")

@@ -10,7 +10,7 @@ SUFFIXES = frozenset(f".{name}" for name in _READ.split())  # of FORMATS
 # Suffixes of pictures that Pillow does not know, or not in every version: of phones, web and drawing; of cameras.
 _OTHERS = "avif heic heics heif hif jxl jxr svg svgz djvu exr hdr kra psb xcf "
 _OTHERS += "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
-_NO_PICTURES = {"BUFR", "GRIB", "HDF5", "IPTC", "MPEG"}  # other formats that Pillow has suffixes of
+_NO_PICTURES = {"BUFR", "GRIB", "HDF5", "IPTC", "MPEG", "PDF"}  # other formats that Pillow has suffixes of
 # What HEIC and AVIF files have in bytes 8 to 10, after "ftyp"; phones give some of them the suffix .jpg.
 _BRANDS = {b"hei": "HEIC", b"hev": "HEIC", b"mif": "HEIC", b"msf": "HEIC", b"avi": "AVIF"}
 

@@ -104,7 +104,6 @@ class ClassifierCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse so that each class that is named has its own defaults, or those of the checkpoint to start from."""
         assert isinstance(parser, StepwiseParser)
-        parser.typed = self.args
         self.config = parse(parser, self.args, CLASS_DEFAULTS, self._checkpoint_settings)
         seed, optimizer = self.config.seed_everything, self.config.model.optimizer
         if isinstance(seed, int) and not 0 <= seed < 2**32:

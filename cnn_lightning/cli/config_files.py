@@ -11,6 +11,7 @@ import yaml
 from jsonargparse import Namespace
 
 from cnn_lightning.cli.exit_codes import with_home
+from cnn_lightning.cli.named_classes import check_files
 from cnn_lightning.cli.parser import OneLineParser
 from cnn_lightning.cli.print_config import print_config, take_print_config
 from cnn_lightning.errors import UsageError
@@ -85,6 +86,7 @@ def parse(
     Raises:
         UsageError: ``--print_config`` asks for an unknown form.
     """
+    check_files(args)
     parser.typed = args  # for its messages, because it is given parts of them
     options, rest = split_arguments(args)
     options, forms = take_print_config(options)

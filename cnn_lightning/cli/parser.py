@@ -5,7 +5,6 @@ Custom because jsonargparse answers a mistyped name with the usage of a hundred 
 
 import inspect
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -13,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from cnn_lightning.cli.class_names import CLASS_OPTIONS, argument_problem, class_problem, find_class, short
 from cnn_lightning.cli.exit_codes import exit_with
-from cnn_lightning.cli.named_classes import Named, check_files, named_classes
+from cnn_lightning.cli.named_classes import Named, named_classes
 from cnn_lightning.cli.option_names import instead_of
 
 # How jsonargparse states bounds, and what they are called.
@@ -32,12 +31,6 @@ class OneLineParser(LightningArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self.typed: Sequence[str] = ()
         self._named: dict[str, list[Named]] = {}
-
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Parse arguments, as jsonargparse does, except files that hold no settings."""
-        self.typed = self.typed or (sys.argv[1:] if args is None else args)
-        check_files(self.typed)
-        return super().parse_args(args, *others, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line, with the nearest name where one was mistyped, and exit.

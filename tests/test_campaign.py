@@ -44,7 +44,8 @@ CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130,
 def start(root: Path, *options: str, **environment: str) -> subprocess.Popen:
     root.mkdir(exist_ok=True, parents=True)
     # SIGHUP as usual, also where pytest itself runs under nohup.
-    command = ["env", "--default-signal=HUP", sys.executable, "-m", "tests.watched_fit", str(root / "phase"), *SETTINGS, *options]
+    command = ["env", "--default-signal=HUP", sys.executable, "-m", "tests.watched_fit", str(root / "phase")]
+    command += [*SETTINGS, *options]
     command.append(f"--trainer.default_root_dir={root}")
     # One thread each, because two of them run at a time, and sums of more threads are rounded in another way.
     return subprocess.Popen(

@@ -117,7 +117,7 @@ def rows_of(path):
 HEIC, AVIF, MP4 = (b"\0\0\0\x18ftyp" + brand + bytes(500) for brand in (b"heic", b"avif", b"isom"))
 NOT_READ = {name: name.rpartition(".")[2].upper() for name in (
     "a.heic", "b.HEIF", "c.avif", "d.jxl", "e.svg", "f.dng", "g.nef", "h.cr2", "i.RAW", "j.ico", "k.ppm", "l.jp2",
-    "m.psd", "n.tga", "o.pdf",
+    "m.psd", "n.tga",
 )}  # fmt: skip
 
 

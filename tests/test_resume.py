@@ -221,7 +221,9 @@ class TestSignal:
         command += [f"--data.root={tiny_root}", "--ckpt_path=last", "--data=Digits"]
         terminal, other_end = pty.openpty()
         fcntl.ioctl(other_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-        process = subprocess.Popen(["setsid", "--ctty", *command], stdin=other_end, stdout=other_end, stderr=other_end)
+        # SIGHUP as usual, also where pytest itself runs under nohup.
+        command = ["setsid", "--ctty", "env", "--default-signal=HUP", *command]
+        process = subprocess.Popen(command, stdin=other_end, stdout=other_end, stderr=other_end)
         os.close(other_end)
         seen = b""
         while not re.search(rb"Epoch [3-9]/500", seen):

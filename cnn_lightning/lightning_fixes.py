@@ -41,7 +41,7 @@ def begin_next_epoch_with_max_steps(trainer: Trainer) -> None:
 def count_epoch_as_begun(fit_loop: dict[str, Any], validated: bool) -> None:
     """Correct the saved counters of an epoch that was cut short, by ``should_stop`` or ``max_steps``.
 
-    Lightning counts it as a whole one, so that a resumed run skips the rest. Where the last thing was a validation, it
+    Lightning counts it as completed, so that a resumed run skips the rest. Where the last thing was a validation, it
     also counts the batch before once more. No upstream issue was found (seen in 2.6.6); of the same kind, and open:
     https://github.com/Lightning-AI/pytorch-lightning/issues/19617
 

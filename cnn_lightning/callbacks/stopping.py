@@ -12,7 +12,7 @@ from cnn_lightning.lightning_fixes import callbacks_of, count_epoch_as_begun
 class StopWithinEpoch(Callback):
     """Lets ``max_time``, ``max_steps`` or a callback that sets ``trainer.should_stop`` stop a run within an epoch.
 
-    The checkpoint that is saved then says so; Lightning would count the epoch as a whole one, and a resumed run would
+    The checkpoint that is saved then says so; Lightning would count the epoch as completed, and a resumed run would
     skip the rest. The run stops after an optimizer step, because accumulated gradients are not saved. It is not
     validated there unless it would be anyway, because the validation could change the best checkpoint.
     """

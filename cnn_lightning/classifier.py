@@ -10,23 +10,24 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from cnn_lightning.callbacks.curves import Curves
+from cnn_lightning.callbacks.dataset import DatasetFacts, example_input, loss_weight
 from cnn_lightning.callbacks.distributed import DistributedCorrections, loss_over_ranks
 from cnn_lightning.callbacks.resume import ResumeState
 from cnn_lightning.callbacks.schedule import ScheduleSpan
 from cnn_lightning.callbacks.stopping import StopWithinEpoch
-from cnn_lightning.checkpointing.hyperparameters import check_classes, save_plain_hyperparameters
+from cnn_lightning.checkpointing.hyperparameters import check_model, save_plain_hyperparameters
 from cnn_lightning.checkpointing.safe_loading import read_checkpoint
 from cnn_lightning.errors import UsageError
 from cnn_lightning.lightning_fixes import QuickHookNames, callbacks_of, steps_of_run
 from cnn_lightning.metrics import LossAndAccuracy
-from cnn_lightning.nets import ConvNet
-from cnn_lightning.optim import Cosine, OneCycle
+from cnn_lightning.nets.base import Network
+from cnn_lightning.optim import Cosine, OneCycle, adamw, build_optimizer
 
 # Base classes of what the settings in a checkpoint may name.
-MODEL_CLASSES = (ConvNet, Optimizer, OneCycle, Cosine)
+MODEL_CLASSES = (Network, Optimizer, OneCycle, Cosine)
 
 
 class ImageClassifier(QuickHookNames):  # a LightningModule
@@ -36,12 +37,15 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
     to the bit (on a CPU); they come with the model for every Trainer, see ``configure_callbacks``.
 
     Args:
-        net: The network.
+        net: The network: any ``nn.Module`` that maps (B, C, H, W) to (B, num_classes); ``ConvNet`` is a base for it.
         optimizer: Constructor of the optimizer; ``optimizer.lr`` is the learning rate, the peak of a schedule.
+            Defaults to AdamW with a learning rate of 0.005.
         lr_schedule: Constructor of the learning-rate schedule, ``OneCycle`` or ``Cosine``, called with the optimizer
-            and the number of steps of the run. Defaults to a constant learning rate.
+            and the number of steps of the run. None keeps the learning rate constant.
         label_smoothing: Share of each label spread over all classes in training, in [0, 1) (Szegedy et al. 2016,
             arXiv 1512.00567). ``train/loss`` is then the loss of the smoothed labels.
+        class_weights: Weight of each class in the training loss, or "balanced": inversely proportional to the number
+            of its training images. Defaults to equal weights.
         compile_mode: Mode of ``torch.compile``, "reduce-overhead" for CUDA graphs. Defaults to no compilation, which
             is faster on a CPU; compiling takes a minute or two. Checkpoints do not depend on it.
 
@@ -51,10 +55,11 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
 
     def __init__(
         self,
-        net: ConvNet,
-        optimizer: Callable[[Iterable], Optimizer] = AdamW,
-        lr_schedule: Callable[[Optimizer, int], OneCycle | Cosine] | None = None,
+        net: Network,
+        optimizer: Callable[[Iterable], Optimizer] = adamw,
+        lr_schedule: Callable[[Optimizer, int], OneCycle | Cosine] | None = OneCycle,
         label_smoothing: float = 0.0,
+        class_weights: Literal["balanced"] | list[float] | None = None,
         compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
     ) -> None:
         super().__init__()
@@ -66,11 +71,14 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
         self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self.loss_weight: Tensor | None = None  # (num_classes,), from class_weights when training starts
+        self.lr: float | None = None  # replaces that of the optimizer; Lightning's Tuner sets it
         self.compile_mode = compile_mode
         self.train_metrics = LossAndAccuracy()
         self.val_metrics = LossAndAccuracy()
         self.test_metrics = LossAndAccuracy()
-        self.example_input_array = torch.zeros(1, net.in_channels, net.image_size, net.image_size)
+        self.example_input_array = example_input(net)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits: (B, C, H, W) float, normalised -> (B, num_classes) float."""
@@ -78,7 +86,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the cross-entropy of a batch: (B, C, H, W) float images and (B,) int64 labels -> () float."""
-        return self._step(batch, self.train_metrics, self.label_smoothing)
+        return self._step(batch, self.train_metrics, weight=self.loss_weight, label_smoothing=self.label_smoothing)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure a validation batch."""
@@ -105,6 +113,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
         """Compile the network in place, so that its parameters keep their names."""
         if self.compile_mode:
             self.net.compile(mode=self.compile_mode)
+        self.loss_weight = loss_weight(self.class_weights, self)
 
     def configure_optimizers(self) -> OptimizerConfig | OptimizerLRSchedulerConfig:
         """Build the optimizer and the schedule, which spans all steps of the run.
@@ -112,16 +121,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
         Raises:
             UsageError: A setting is invalid, or the run has no end that a schedule could span.
         """
-        try:
-            optimizer = self.optimizer(self.net.parameters())
-        except UsageError as error:
-            raise UsageError(error, f"optimizer.{error.argument}") from error
-        except ValueError as error:
-            raise UsageError(error, "optimizer") from error
-        for group in optimizer.param_groups if isinstance(optimizer, Adam) else ():
-            # Twice as fast; set here because Adam(fused=True) excludes gradient clipping with 16-mixed.
-            if group["fused"] is None and not group["foreach"] and not group["differentiable"]:
-                group["fused"] = True
+        optimizer = build_optimizer(self.optimizer, self.net.parameters(), self.lr)
         if self.lr_schedule is None:
             return {"optimizer": optimizer}
         steps = steps_of_run(self.trainer)
@@ -135,12 +135,12 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add curves, exact resume, a check of the schedule, and corrections for several processes."""
+        """Add curves, exact resume, facts for checkpoints, a check of the schedule, and what several ranks need."""
         if any(isinstance(callback, Curves) for callback in callbacks_of(self.trainer)):
             return []
         curves = Curves()
         distributed = [DistributedCorrections()] if self.trainer.world_size > 1 else []
-        return [*distributed, curves, StopWithinEpoch(), ResumeState(curves), ScheduleSpan()]
+        return [*distributed, curves, StopWithinEpoch(), ResumeState(curves), DatasetFacts(), ScheduleSpan()]
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # its other arguments are passed on by name
@@ -150,23 +150,23 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
 
         Args:
             checkpoint_path: A file that a Trainer saved.
-            settings: As for ``LightningModule.load_from_checkpoint``; ``weights_only`` is always True.
+            settings: As for ``LightningModule.load_from_checkpoint``; ``weights_only`` is always True. A network that
+                was built in Python and is no ``ConvNet`` is not described by its checkpoint: give it as ``net``.
 
         Raises:
             UsageError: The file is damaged, or holds more than tensors, plain values and known classes.
         """
-        checkpoint = read_checkpoint(Path(checkpoint_path))
-        for key in ("hyper_parameters", "hparams", "module_arguments"):  # the last two are Lightning's former names
-            check_classes(checkpoint.get(key), MODEL_CLASSES, checkpoint_path)
+        check_model(read_checkpoint(Path(checkpoint_path)), MODEL_CLASSES, checkpoint_path, settings)
         return super().load_from_checkpoint(checkpoint_path, **settings | {"weights_only": True})
 
-    def _step(self, batch: tuple[Tensor, Tensor], metrics: LossAndAccuracy, label_smoothing: float = 0.0) -> Tensor:
+    def _step(self, batch: tuple[Tensor, Tensor], metrics: LossAndAccuracy, **settings: Any) -> Tensor:
         images, labels = batch
         logits = self(images)
-        if self.trainer.world_size > 1 and self.trainer.training and self.trainer.is_last_batch:
-            loss, total = loss_over_ranks(logits, labels, label_smoothing, self.trainer.strategy)
+        uneven = self.trainer.training and (self.trainer.is_last_batch or self.loss_weight is not None)
+        if self.trainer.world_size > 1 and uneven:
+            loss, total = loss_over_ranks(logits, labels, self.trainer.strategy, **settings)
         else:
-            loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+            loss = cross_entropy(logits, labels, **settings)
             total = loss.detach().float() * len(labels)
         metrics.update(total, logits, labels)
         return loss

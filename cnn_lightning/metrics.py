@@ -8,6 +8,9 @@ from torchmetrics.utilities import dim_zero_cat
 class LossAndAccuracy(Metric):
     """Mean loss and accuracy over images, bit-identical to MeanMetric and MulticlassAccuracy.
 
+    Attributes:
+        total: () int64: number of images of all ranks, after ``compute``.
+
     Custom because those two take 0.2 ms per batch, as long as some layers of a small network. This one only stores
     the batch, and computes when a value is read, so training never waits for the device.
     """
@@ -41,6 +44,7 @@ class LossAndAccuracy(Metric):
         """Return ``loss`` and ``acc`` in [0, 1], means over the images of all ranks, and ``images``, their number."""
         logits, labels = dim_zero_cat(self.logits), dim_zero_cat(self.labels)
         correct, images = (logits.argmax(dim=1) == labels).sum(), (labels >= 0).sum()
+        self.total = images
         return {"loss": sum(dim_zero_cat(self.losses)) / images, "acc": correct / images, "images": images}
 
 

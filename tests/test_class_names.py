@@ -90,11 +90,15 @@ def fails(in_new_process):
         ),
         ("--trainer.logger TensorBordLogger", "TensorBordLogger: there is no such class; did you mean TensorBoardLogg"),
         ("--trainer.logger Logger", "--trainer.logger Logger: it is abstract; choose from CSVLogger, CometLogger, "),
-        ("--model.net torch.nn.Linear", "--model.net torch.nn.Linear: it is not a subclass of ConvNet"),
+        ("--model.net torch.optim.SGD", "--model.net torch.optim.SGD: it is not a subclass of torch.nn.Module"),
+        ("--model.net torch.nn.Linear", "--model.net torch.nn.Linear needs in_features: add --model.net.in_features"),
         ("--model.optimizer torch.optim.Adamm", "there is no such class; did you mean torch.optim.Adam?"),
         ("--model.lr_schedule torch.optim.lr_scheduler.StepLR", "it is not a subclass of OneCycle or Cosine"),
-        ("--data torchvision.datasets.MNIST", "it is not a subclass of ImageDataModule; did you mean MNIST?"),
-        ("--data ImageDataModule", "--data ImageDataModule: it is abstract; choose from Digits, FashionMNIST, MNIST"),
+        ("--data torchvision.datasets.MNIST", "it is not a subclass of LightningDataModule; did you mean MNIST?"),
+        (
+            "--data ImageDataModule",
+            "--data ImageDataModule: it is abstract; choose from Digits, EMNIST, FashionMNIST, ",
+        ),
         ("--model.optimizer SGD --model.optimizer.beta 0.9", "there is no option --model.optimizer.beta; see --help"),
     ],
 )
@@ -193,10 +197,11 @@ def test_constructor_that_raises_is_a_traceback_that_ends_there(args, error, fai
     assert Path(re.findall(r'File "(.+)", line', errors)[-1]).name == "own.py"
 
 
-def test_own_module_in_the_current_folder_needs_pythonpath(error_of):
+def test_own_module_in_the_current_folder_is_found(in_new_process):
     Path("mynet.py").write_text("")
-    message = "No module named 'mynet'; put PYTHONPATH=. in front of the command"
-    assert message in error_of(fit, "--model.net=mynet.SmallCNN")
+    code = "import sys; sys.path.remove(''); from cnn_lightning.cli.fit import fit; fit()"
+    ended, _, errors = in_new_process(code, "fit.py", "--model.net=mynet.SmallCNN")
+    assert (ended, errors) == (2, "error: --model.net mynet.SmallCNN: there is no such class; see --help\n")
 
 
 @pytest.mark.parametrize("option", ["--data", "--model", "--model.net", "--trainer.callbacks+"])
@@ -254,9 +259,9 @@ def test_kaggles_table_as_the_docs_say(tiny_root, in_new_process):
     np.savetxt("digit-recognizer/train.csv", table, "%d", ",", header=f"label,{pixels}", comments="")
     np.savetxt("digit-recognizer/test.csv", images[:12], "%d", ",", header=pixels, comments="")
     page = (REPOSITORY / "docs/data.md").read_text()
-    own, pictures = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    own, pictures = re.findall(r"```python\n(.*?)```", page.split("## Kaggle's digits")[1], re.DOTALL)
     Path("kaggle.py").write_text(own.replace("5000", "100"))
-    commands = re.findall(r"PYTHONPATH=\. python scripts/(\w+)\.py (.*kaggle\.Kaggle.*)", page)
+    commands = re.findall(r"python scripts/(\w+)\.py (.*kaggle\.Kaggle.*)", page)
     assert [name for name, _ in commands] == ["fit", "predict"]
     settings = ["--trainer.max_epochs=4", "--dashboard=false", "--trainer.enable_progress_bar=false"]
     code = "import sys; sys.path.insert(0, ''); from cnn_lightning.cli.{0} import {0}; {0}()"

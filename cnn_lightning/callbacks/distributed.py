@@ -23,7 +23,7 @@ class DistributedCorrections(Callback):
 
 
 def loss_over_ranks(
-    logits: Tensor, labels: Tensor, label_smoothing: float, strategy: Strategy
+    logits: Tensor, labels: Tensor, strategy: Strategy, weight: Tensor | None = None, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Compute the cross-entropy of a batch where the ranks have different numbers of images.
 
@@ -33,13 +33,15 @@ def loss_over_ranks(
     Args:
         logits: (B, num_classes) float.
         labels: (B,) int64; negative labels are padding and ignored.
-        label_smoothing: Share of each label that is spread over all classes, in [0, 1).
         strategy: The Trainer's.
+        weight: (num_classes,) float: weights of the classes. Defaults to equal weights.
+        label_smoothing: Share of each label that is spread over all classes, in [0, 1).
 
     Returns:
         () float: the loss whose mean over the ranks is the mean over all images, and () float: the sum over the images
         of this rank.
     """
-    total = cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
-    images = strategy.reduce((labels >= 0).sum(), reduce_op="sum")
+    total = cross_entropy(logits, labels, weight=weight, label_smoothing=label_smoothing, reduction="sum")
+    valid = labels[labels >= 0]
+    images = strategy.reduce((labels >= 0).sum() if weight is None else weight[valid].sum(), reduce_op="sum")
     return total * torch.distributed.get_world_size() / images, total

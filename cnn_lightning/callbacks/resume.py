@@ -16,10 +16,12 @@ from cnn_lightning.callbacks.position import stopped_early
 from cnn_lightning.checkpointing.settings import FORMER_RESUME_KEY, RESUME_KEY
 from cnn_lightning.cores import own_cores
 from cnn_lightning.lightning_fixes import (
+    begin_loader_again,
     begin_next_epoch_with_max_steps,
     callbacks_of,
     restore_loader_position,
     resume_accumulation,
+    skip_trained_batches,
 )
 from cnn_lightning.metrics import metrics_of
 
@@ -33,6 +35,8 @@ class ResumeState(Callback):
     - the position in the epoch, from which the order and the augmentation of the images follow: saved by Lightning as
       the state of the loader, and restored here because Lightning may forget it (``lightning_fixes``)
     - ``random``: states of PyTorch's generators, which dropout uses: device -> (world_size, bytes) uint8
+    - ``epoch_random``: the same at the start of the epoch, from which PyTorch's DataLoader draws its order; empty for
+      loaders that save a state, as ours do
     - ``sums``, ``val``: sums of the epoch so far and its last validation, see ``Curves``
     - ``noted``: losses, logits and labels of the batches since the last training point
     - ``elapsed``: seconds of training since that point
@@ -49,12 +53,14 @@ class ResumeState(Callback):
         self.curves = curves
         self._state: dict[str, Any] = {}
         self._position: dict[str, Any] = {}
+        self._epoch_random: dict[str, Tensor] = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the state."""
         metrics = metrics_of(pl_module, "train")
         checkpoint[RESUME_KEY] = {
             "random": _random_states(trainer, pl_module.device),
+            "epoch_random": self._epoch_random,
             "sums": self.curves.sums,
             "val": self.curves.val,
             "noted": list(metrics.gathered()) if metrics.update_called else [],
@@ -84,6 +90,11 @@ class ResumeState(Callback):
         resume_accumulation(trainer, pl_module)
         if self._position:
             restore_loader_position(trainer, self._position)
+        self._epoch_random = self._state.get("epoch_random", {})
+        if self._epoch_random:
+            # The order is drawn with the first batch: draw it again, and skip the batches that were trained.
+            _set_random_states(self._epoch_random, trainer, pl_module.device)
+            skip_trained_batches(trainer)
         state, self._state, self._position = self._state, {}, {}
         if not state:
             return
@@ -92,15 +103,18 @@ class ResumeState(Callback):
         # Other reasons to stop, such as max_time, do not hold for the resumed run.
         if stopped_early(callbacks_of(trainer)):
             trainer.should_stop = True
-        random, rank = state["random"], trainer.global_rank
-        if len(random["cpu"]) == trainer.world_size:
-            torch.set_rng_state(random["cpu"][rank].clone())
-            if pl_module.device.type == "cuda" and "cuda" in random:
-                torch.cuda.set_rng_state(random["cuda"][rank].clone(), pl_module.device)
+        _set_random_states(state["random"], trainer, pl_module.device)
         self.curves.sums, self.curves.val = state["sums"], state["val"]
         self.curves.since = time.perf_counter() - state.get("elapsed", 0.0)
         if state["noted"] and trainer.is_global_zero:  # rank 0 has what all ranks noted
             metrics_of(pl_module, "train").update(*(part.to(pl_module.device) for part in state["noted"]))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the states from which a loader without a state draws its order."""
+        if not hasattr(trainer.train_dataloader, "state_dict"):
+            self._epoch_random = _random_states(trainer, pl_module.device)
+            if trainer.fit_loop.is_resuming:
+                begin_loader_again(trainer)
 
 
 def _logger_state(logger: Logger) -> dict[str, Any]:
@@ -121,6 +135,15 @@ def _logger_state(logger: Logger) -> dict[str, Any]:
 
 def _rows(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines()) - 1
+
+
+def _set_random_states(states: dict[str, Tensor], trainer: Trainer, device: torch.device) -> None:
+    """Set the generators, unless another number of ranks saved their states."""
+    rank = trainer.global_rank
+    if len(states["cpu"]) == trainer.world_size:
+        torch.set_rng_state(states["cpu"][rank].clone())
+        if device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"][rank].clone(), device)
 
 
 def _random_states(trainer: Trainer, device: torch.device) -> dict[str, Tensor]:

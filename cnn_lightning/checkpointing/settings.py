@@ -1,7 +1,8 @@
 """The settings that a checkpoint carries, and those that may differ when its run is resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from cnn_lightning.checkpointing.hyperparameters import check_classes
 from cnn_lightning.checkpointing.safe_loading import read_checkpoint
 from cnn_lightning.errors import UsageError
+from cnn_lightning.facts import facts_of
 
 # Where a checkpoint has the state of ``ResumeState``; version 0.1 had the same content under another key.
 RESUME_KEY, FORMER_RESUME_KEY = "resume_state", "to_go_on"
 # What may differ when a run is resumed, besides all of --trainer.
-FREE_OPTIONS = {"--data.root", "--data.download", "--model.compile_mode"}
+FREE_OPTIONS = {"--data.root", "--data.download", "--data.cache", "--model.compile_mode"}
 # Options that earlier checkpoints do not have, and the values they were trained with.
 NEW_OPTIONS = {"--model.label_smoothing": 0.0, "--data.flip": False, "--data.shift": 0, "--data.pad": 0} | {
     f"--data.{name}": 0.0 for name in ("rotate", "scale", "shear", "elastic", "erase")
@@ -60,19 +62,22 @@ def seeding_of(checkpoint: Mapping[str, Any]) -> int | bool | None:
     return seed if seed is None or 0 <= seed < 2**32 else False
 
 
-def settings_in(checkpoint: Mapping[str, Any], path: Path, classes: tuple[type, ...]) -> dict[str, Any]:
+def settings_in(
+    checkpoint: Mapping[str, Any], path: Path, classes: tuple[type, ...], trusted: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the settings of network and dataset that a checkpoint carries, as defaults for a parser.
 
     Args:
         checkpoint: What the file holds.
         path: The file, for messages.
         classes: Base classes of what the settings may name.
+        trusted: Names of classes that the user gave.
 
     Raises:
         UsageError: The checkpoint does not describe its network, or names unknown classes.
     """
-    for key in ("hyper_parameters", "datamodule_hyper_parameters"):
-        check_classes(checkpoint.get(key), classes, path)
+    named = {"--model": checkpoint.get("hyper_parameters"), "--data": checkpoint.get("datamodule_hyper_parameters")}
+    check_classes(named, classes, path, trusted)
     model = {key: value for key, value in checkpoint.get("hyper_parameters", {}).items() if key != "_instantiator"}
     if "net" not in model:
         raise UsageError(f"{path} does not say which network it holds: expected a file that scripts/fit.py saved")
@@ -138,6 +143,21 @@ def check_resumable(
                     f"{path} was trained with {option} {began[option]}, here it is {now.get(option)}: leave out "
                     f"{option} to resume, or --ckpt_path to start a new run"
                 )
+
+
+def check_dataset(checkpoint: Mapping[str, Any], path: Path, data: LightningDataModule) -> None:
+    """Make sure that a run is resumed on the images that it began with, as far as the data module describes them.
+
+    Raises:
+        UsageError: The images differ.
+    """
+    saved, now = checkpoint.get("dataset", {}), asdict(facts_of(data))
+    for name in sorted(saved.keys() & now.keys() - {"name"}):
+        if saved[name] != now[name]:
+            raise UsageError(
+                f"{path} was trained on other images: {name} is {saved[name]} there, and {now[name]} in "
+                f"{facts_of(data).name}: expected the same images, or leave out --ckpt_path to start a new run"
+            )
 
 
 def _check_newest(checkpoint: Mapping[str, Any], path: Path) -> None:

@@ -6,6 +6,7 @@ Custom because jsonargparse answers with the errors of all types that an option 
 import difflib
 import importlib
 import inspect
+import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Callback, callbacks, loggers
+from lightning.pytorch import Callback, LightningDataModule, callbacks, loggers
 from lightning.pytorch.loggers import Logger
 from torch import optim
 
 from cnn_lightning import data, nets
 from cnn_lightning.errors import UsageError
+from cnn_lightning.nets.base import Network
 from cnn_lightning.optim import Cosine, OneCycle, muon, schedules
 
 
@@ -52,10 +54,10 @@ class ClassOption:
 
 
 CLASS_OPTIONS = {
-    "model.net": ClassOption((nets.ConvNet,), [nets]),
+    "model.net": ClassOption((Network,), [nets]),
     "model.optimizer": ClassOption((optim.Optimizer,), [optim, muon], skip=1),
     "model.lr_schedule": ClassOption((OneCycle, Cosine), [schedules], skip=2),
-    "data": ClassOption((data.ImageDataModule,), [data]),
+    "data": ClassOption((LightningDataModule,), [data]),
     "trainer.callbacks": ClassOption((Callback,), [callbacks], many=True),
     "trainer.logger": ClassOption((Logger,), [loggers], many=True),
 }
@@ -73,7 +75,7 @@ def class_problem(option: str, spec: Any) -> str:
     bases = CLASS_OPTIONS[option].bases
     if problem or not inspect.isclass(cls):
         return problem
-    wanted = " or ".join(base.__name__ for base in bases)
+    wanted = " or ".join("torch.nn.Module" if base is Network else base.__name__ for base in bases)
     if not issubclass(cls, bases):
         former = next((c for c in cls.__mro__ if c.__module__.startswith("pytorch_lightning.")), None)
         if former is cls:
@@ -99,6 +101,25 @@ def argument_problem(option: str, spec: Any, arguments: Mapping[str, Any], typed
         except (ArgumentError, yaml.YAMLError) as error:
             return str(error)
     return ""
+
+
+def argument_meaning(option: str, spec: Any, argument: str) -> str:
+    """Return the first words that the docstring of a class has for an argument; "" if it has none."""
+    text = inspect.getdoc(find_class(option, spec)) or ""
+    match = re.search(rf"^ *{argument}(?: *\(.*?\))?: *([^.\n]+)", text, re.MULTILINE)
+    return short(match[1]) if match else ""
+
+
+def arguments_of(cls: type) -> list[str]:
+    """Return the names of a class's arguments, with those that it passes on to its base class as ``**kwargs``."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = list(inspect.signature(base).parameters.values())
+            names += [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+                break
+    return names
 
 
 def check_constructors(config: Namespace) -> None:
@@ -172,8 +193,7 @@ def _find(option: str, spec: Any) -> tuple[Any, str]:
             raise  # from within the user's module
         if module.startswith("pytorch_lightning"):
             return None, f"No module named {error.name!r}, expected lightning.pytorch.{spec.partition('.')[2]}"
-        own = Path(f"{module.replace('.', '/')}.py").is_file()
-        hint = "; put PYTHONPATH=. in front of the command" if own else _did_you_mean_class(option, spec)
+        hint = _did_you_mean_class(option, spec) or f"; expected {error.name}.py in this folder or in PYTHONPATH"
         return None, f"No module named {error.name!r}{hint}"
     except Exception as error:
         error.__suppress_context__ = True
@@ -197,6 +217,8 @@ def _by_short_name(option: str, name: str) -> tuple[Any, str]:
     if len(same) > 1:
         paths = sorted(f"{cls.__module__}.{cls.__qualname__}" for cls in same)
         return None, f"several classes have this name, expected the full name of one: {', '.join(paths)}"
+    if not same and name.isidentifier() and Path(f"{name}.py").is_file():
+        return None, f"{name}.py is a file, expected a class in it: {name}.CLASS"
     return (same[0], "") if same else (None, f"there is no such class{did_you_mean(name, kind.names())}")
 
 

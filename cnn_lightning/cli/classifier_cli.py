@@ -1,12 +1,14 @@
 """From command-line arguments to model, dataset and Trainer: what fit, evaluate and predict share."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -20,11 +22,14 @@ from cnn_lightning.classifier import MODEL_CLASSES, ImageClassifier
 from cnn_lightning.cli.class_names import check_constructors
 from cnn_lightning.cli.config_files import StepwiseParser, check_config_files, class_name, parse
 from cnn_lightning.cli.hardware import AutoTrainer, choose_threads
+from cnn_lightning.cli.named_classes import named_classes
+from cnn_lightning.cli.option_names import trainer_options
+from cnn_lightning.cli.sizes import adopt_sizes, check_sizes
 from cnn_lightning.cli.terminal import is_rank_zero, print_rank_zero, relative_path
 from cnn_lightning.cli.unsupported import check_root, check_trainer
-from cnn_lightning.data import ImageDataModule
 from cnn_lightning.data.default import MNISTOrDigits
 from cnn_lightning.errors import UsageError
+from cnn_lightning.facts import name_of
 from cnn_lightning.lightning_fixes import keep_integers_integers, keyboard_interrupt, remove_weight_averaging
 
 # Used where neither a recipe nor the command line says otherwise.
@@ -61,7 +66,7 @@ class ClassifierCLI(LightningCLI):
     """
 
     model: ImageClassifier
-    datamodule: ImageDataModule
+    datamodule: Any  # a LightningDataModule
     trainer: AutoTrainer
 
     def __init__(
@@ -75,7 +80,7 @@ class ClassifierCLI(LightningCLI):
         keep_integers_integers()
         super().__init__(
             ImageClassifier,
-            ImageDataModule,
+            LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=save_config,
             trainer_class=AutoTrainer,
@@ -118,7 +123,9 @@ class ClassifierCLI(LightningCLI):
             return {}
         self.saved_at = self.ckpt_path.stat().st_mtime_ns if self.ckpt_path.exists() else 0
         self.checkpoint = read_run_checkpoint(self.ckpt_path)
-        return saved_settings.settings_in(self.checkpoint, self.ckpt_path, (*MODEL_CLASSES, ImageDataModule))
+        trusted = [str(each.spec) for several in named_classes(self.args).values() for each in several]
+        classes = (*MODEL_CLASSES, LightningDataModule)
+        return saved_settings.settings_in(self.checkpoint, self.ckpt_path, classes, trusted)
 
     def find_checkpoint(self, config: Any) -> Path | None:
         """Return the checkpoint to start from, whose network and dataset are the defaults; None for none."""
@@ -140,9 +147,14 @@ class ClassifierCLI(LightningCLI):
             )
 
     def instantiate_classes(self) -> None:
-        """Build everything; raise an error of a constructor without what jsonargparse wraps around it."""
+        """Build everything, the dataset first; raise a constructor's error without the wrapping of jsonargparse."""
         try:
-            super().instantiate_classes()
+            self.datamodule = build_data(self.config.data)
+            if self.ckpt_path is None:
+                adopt_sizes(self.config.model.net, self.datamodule, self.args)
+            self.config_init = self.parser.instantiate_classes(self.config.clone().update(self.datamodule, "data"))
+            self.model = self.config_init.model
+            self.trainer = self.instantiate_trainer()
         except ValueError as error:
             if not isinstance(error, UsageError):
                 check_constructors(self.config)
@@ -151,7 +163,7 @@ class ClassifierCLI(LightningCLI):
                 raise
             raise cause from cause.__cause__
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the Trainer, after model and dataset.
 
         Raises:
@@ -168,7 +180,7 @@ class ClassifierCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:
-            raise UsageError(f"{error} Change the options of --trainer.") from error
+            raise UsageError(f"{error} Change {trainer_options(str(error))}.") from error
         if trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1:
             choose_threads()
         return trainer
@@ -186,10 +198,9 @@ class ClassifierCLI(LightningCLI):
         remove_weight_averaging(trainer)
         with keyboard_interrupt(trainer):
             (metrics,) = trainer.test(self.model, data, ckpt_path=checkpoint, weights_only=True, verbose=False)
-        total = min(data.size("test"), int(trainer.num_test_batches[0]) * data.batch_size * trainer.world_size)
-        accuracy = metrics["test/acc"]
+        accuracy, total = metrics["test/acc"], int(self.model.test_metrics.total)
         what = relative_path(checkpoint) if checkpoint else "the last weights"
-        print_rank_zero(f"\nTest of {what} on the test images of {type(data).__name__}")
+        print_rank_zero(f"\nTest of {what} on the test images of {name_of(data)}")
         print_rank_zero(f"accuracy    {accuracy:.2%} ({round(accuracy * total):,}/{total:,})")
         print_rank_zero(f"loss        {metrics['test/loss']:.4f}")
         return True
@@ -207,13 +218,21 @@ class ClassifierCLI(LightningCLI):
                 f"compile_mode {self.model.compile_mode} does not work with --trainer.accumulate_grad_batches: "
                 "change --model.compile_mode to default"
             )
-        net, data = self.model.net, self.datamodule
-        for name in ("in_channels", "num_classes", "image_size"):
-            if getattr(net, name) != getattr(data, name):
-                raise UsageError(
-                    f"{name} is {getattr(net, name)} in {type(net).__name__} but {getattr(data, name)} in "
-                    f"{type(data).__name__}: change --model.net.{name}"
-                )
+        check_sizes(self.model.net, self.datamodule)
+
+
+def build_data(spec: Namespace | Mapping[str, Any]) -> LightningDataModule:
+    """Build a data module from its class_path and init_args, and have checkpoints describe it.
+
+    A data module of the user's may not call ``save_hyperparameters`` itself.
+    """
+    parser = LightningArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    config = parser.parse_object({"data": spec})
+    data = parser.instantiate_classes(config).data
+    settings = yaml.safe_load(parser.dump(config, skip_none=False))["data"]
+    data.save_hyperparameters({"_class_path": settings["class_path"], **settings.get("init_args", {})})
+    return data
 
 
 def progress_bar(settings: Any) -> list[Callback]:

@@ -1,6 +1,8 @@
 """FitCLI: the folder, the loggers and the callbacks of a run that is trained."""
 
+from argparse import ArgumentError
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,18 @@ from lightning.pytorch.cli import LightningArgumentParser
 from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, LayerTable, Overview, Pictures, SaveConfig
 from cnn_lightning.callbacks.curves import CurvesLogger, RateMonitor
 from cnn_lightning.checkpointing.settings import RESUME_KEY, check_resumable, epoch_of, run_of
-from cnn_lightning.cli.classifier_cli import ClassifierCLI, progress_bar
-from cnn_lightning.cli.config_files import class_name
+from cnn_lightning.cli.class_names import find_class
+from cnn_lightning.cli.classifier_cli import ClassifierCLI, build_data, progress_bar
 from cnn_lightning.cli.loggers import check_new, first_new_step, resume_loggers
-from cnn_lightning.cli.run_folders import make_run, newest_last, next_name, remove_if_empty
+from cnn_lightning.cli.named_classes import given_arguments
+from cnn_lightning.cli.run_folders import (
+    class_label,
+    dataset_label,
+    make_run,
+    newest_last,
+    next_name,
+    remove_if_empty,
+)
 from cnn_lightning.cli.terminal import is_rank_zero
 from cnn_lightning.cli.unsupported import check_callbacks, check_training
 from cnn_lightning.data.default import MNISTOrDigits
@@ -53,10 +63,16 @@ class FitCLI(ClassifierCLI):
         """Return the checkpoint that was named, or the last one of the newest run of this kind."""
         if config.ckpt_path != "last":
             return config.ckpt_path and Path(config.ckpt_path)
-        data = class_name(config.data)
-        datasets = ("MNIST", "Digits") if data == MNISTOrDigits.__name__ else (data,)
+        net, data = (find_class(option, config[option].class_path) for option in ("model.net", "data"))
+        datasets = [class_label(data)] if data else []
+        if data is MNISTOrDigits:
+            datasets = ["MNIST", "Digits"]
+        elif isinstance(getattr(data, "name", None), property):
+            with suppress(ArgumentError, UsageError):  # parsing all options reports it
+                spec = {"class_path": config.data.class_path, "init_args": given_arguments(self.args, "data")}
+                datasets = [dataset_label(build_data(spec))]
         root = Path(config.trainer.default_root_dir)
-        return newest_last([root / f"{class_name(config.model.net)}-{name}" for name in datasets])
+        return newest_last([root / f"{class_label(net)}-{name}" for name in datasets]) if net else None
 
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot be trained."""
@@ -128,7 +144,7 @@ class FitCLI(ClassifierCLI):
         """Return the folder of the resumed run, or make that of a new one."""
         if self.ckpt_path is not None and (run := run_of(self.ckpt_path)):
             return run
-        folder = root / f"{type(self.model.net).__name__}-{type(self.datamodule).__name__}"
+        folder = root / f"{class_label(type(self.model.net))}-{dataset_label(self.datamodule)}"
         if is_rank_zero():
             return make_run(folder)
         return folder / next_name(folder, "version")  # a guess: trainer.log_dir is broadcast from rank 0

@@ -40,9 +40,14 @@ def check_files(args: Sequence[str]) -> None:
             _load(key, value)
 
 
-def named_classes(args: Sequence[str]) -> dict[str, list[Named]]:
-    """Return the classes that command-line arguments and the files among them name, by option."""
-    found: dict[str, list[Named]] = {option: [] for option in CLASS_OPTIONS}
+def named_classes(args: Sequence[str], with_unnamed: bool = False) -> dict[str, list[Named]]:
+    """Return the classes that command-line arguments and the files among them name, by option.
+
+    Args:
+        args: The arguments.
+        with_unnamed: Begin each list with None as the name, for the arguments of a default class.
+    """
+    found: dict[str, list[Named]] = {option: [Named(None)] * with_unnamed for option in CLASS_OPTIONS}
     for key, value in _arguments(args):
         if key in ("c", "config", "model", "trainer"):
             for option in CLASS_OPTIONS:
@@ -59,6 +64,18 @@ def named_classes(args: Sequence[str]) -> dict[str, list[Named]]:
             elif found[option] and not name.startswith("dict_kwargs"):
                 found[option][-1].typed.append(f"{name}={value}")
     return found
+
+
+def given_arguments(args: Sequence[str], option: str) -> dict[str, Any]:
+    """Return the arguments that were given to the class of an option that counts, typed or in files."""
+    given: dict[str, Any] = {}
+    name = None
+    for each in named_classes(args, with_unnamed=True)[option]:
+        if each.spec and each.spec != name:
+            name, given = each.spec, given if name is None else {}
+        typed = (argument.partition("=") for argument in each.typed)
+        given |= {**each.arguments, **{name: _parsed(value) for name, _, value in typed}}
+    return given
 
 
 def _arguments(args: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -86,7 +103,7 @@ def _load(key: str, value: str) -> Any:
         settings = None
     if isinstance(settings, dict) or (option and option.many and isinstance(settings, list)):
         return settings
-    kinds = {"data": f"{', '.join(CLASS_OPTIONS['data'].names())}, a class of your own", "model": "", "trainer": ""}
+    kinds = {"data": "a dataset like MNIST, a class of your own", "model": "", "trainer": ""}
     expected = " or ".join(filter(None, (kinds.get(key, "the name of a class"), "a YAML file with settings")))
     hint = "; docs/data.md shows how to use tables and pictures" if key == "data" else ""
     raise UsageError(f"--{key} {short(value)} is a file without settings: expected {expected}{hint}")

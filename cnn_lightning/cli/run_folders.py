@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cnn_lightning.errors import UsageError
@@ -33,6 +34,17 @@ def next_name(folder: Path, name: str) -> str:
     """Return NAME_N for the next free number in a folder: NAME_0, or one more than the greatest."""
     numbers = [path.name.removeprefix(f"{name}_") for path in folder.glob(f"{name}_*")]
     return f"{name}_{max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1}"
+
+
+def class_label(cls: type) -> str:
+    """Return the name of a class, with its module unless it is of this package: two files may use one name."""
+    return cls.__name__ if cls.__module__.startswith("cnn_lightning.") else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def dataset_label(data: LightningDataModule) -> str:
+    """Return the name that a dataset has of its own, such as that of its folder, or the label of its class."""
+    name = getattr(data, "name", None)
+    return name if name and name != type(data).__name__ else class_label(type(data))
 
 
 def make_run(folder: Path) -> Path:

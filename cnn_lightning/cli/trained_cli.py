@@ -33,6 +33,14 @@ class TrainedCLI(ClassifierCLI):
         self.checkpoint_path = Path(name) if name else newest_best(Path(config.trainer.default_root_dir).glob("*-*"))
         return self.checkpoint_path
 
+    def before_instantiate_classes(self) -> None:
+        """Prepare images as in training, where the dataset measures how: the images may be missing here."""
+        super().before_instantiate_classes()
+        arguments = self.config.data.get("init_args", {})
+        for name, value in self.checkpoint.get("dataset", {}).items():
+            if name in ("mean", "std", "class_names") and value and arguments.get(name, value) is None:
+                arguments[name] = value[0] if name != "class_names" and len(value) == 1 else value
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build a Trainer that writes nothing, with one process, which sees all images in order."""
         settings = self.config_init.trainer

@@ -3,18 +3,36 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from cnn_lightning.errors import UsageError
 
 
-class ConvNet(nn.Module, ABC):
-    """A network for square images: layers that extract features, then a head that scores the classes.
+class Network(nn.Module, ABC):
+    """Any network that maps (B, C, H, W) float images to (B, num_classes) float logits.
 
-    Subclasses build ``features`` and ``head`` in ``__init__``. Where an article pools the output of ReLU, these
-    networks apply ReLU after pooling: bit-identical, and a quarter of the work.
+    Every ``nn.Module`` counts as a subclass. The type exists because command line and checkpoints look short names up
+    among its real subclasses, where ``nn.Module`` would offer each layer of PyTorch.
+    """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        """Let every ``nn.Module`` pass ``issubclass`` and ``isinstance``."""
+        return issubclass(other, nn.Module) if cls is Network else NotImplemented
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits."""
+
+
+class ConvNet(Network):
+    """A network for square images that knows its sizes and describes itself in checkpoints.
+
+    Subclasses build ``features``, the layers that extract features, and ``head``, which scores the classes, in
+    ``__init__``; or they write their own ``forward``. Where an article pools the output of ReLU, these networks apply
+    ReLU after pooling: bit-identical, and a quarter of the work.
 
     Args:
         in_channels: Channels of an image, 1 for grey.
@@ -30,9 +48,10 @@ class ConvNet(nn.Module, ABC):
         UsageError: An argument is out of range.
     """
 
-    features: nn.Module
-    head: nn.Module
-    init_args: dict[str, Any]
+    if TYPE_CHECKING:  # torch.jit.script would take them for attributes of every subclass
+        features: nn.Module
+        head: nn.Module
+        init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "ConvNet":  # noqa: D102
         net = super().__new__(cls)

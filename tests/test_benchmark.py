@@ -4,13 +4,14 @@ from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 from torch import nn
 
-from cnn_lightning.cli import article_loops, neighbours, race
+from cnn_lightning.cli import article_loops, folder_benchmark, neighbours, race
 from cnn_lightning.cli import benchmark as benchmark_module
 from cnn_lightning.cli.article_loops import ARTICLES, article_of
 from cnn_lightning.nets import DropoutCNN, WideCNN
@@ -101,6 +102,34 @@ class TestArticleLoops:
         assert article_loops.loss_and_accuracy(0.0, 1, losses[0], scores, labels) == (3.0, 0.75)
 
 
+class TestImageFolder:
+    def test_reads_and_trains_in_every_way(self, script, monkeypatch, capsys):
+        rng = np.random.default_rng(0)
+        for index in range(60):
+            path = Path("pets", "abc"[index % 3], f"{index}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(path)
+        Path("pets/a/damaged.png").touch()
+        monkeypatch.setattr(folder_benchmark, "IMAGE_SIZE", 16)
+        seen = []
+        monkeypatch.setattr(
+            folder_benchmark, "cross_entropy", lambda scores, labels: seen.extend(labels.tolist()) or scores.sum()
+        )
+        script.benchmark(["--image_folder", "pets", "--repetitions", "1", "--output", "out.json"])
+        results = json.loads(Path("out.json").read_text())["results"]
+        names = ["no cache", "a cache that is written", "a cache"]
+        assert list(results)[:3] == [f"seconds to read, {name}" for name in names]
+        assert list(results)[3:] == [
+            f"images per second, {way}" for way in ("fit", "DataLoader, 0 workers", "DataLoader, 2 workers")
+        ]
+        assert all(values[0] > 0 for values in results.values())
+        lines = capsys.readouterr().out.splitlines()
+        size = next(line for line in lines if "for training" in line)
+        count = int(size.split(", ")[1].split()[0])
+        assert size.startswith(f"60 pictures of 16×16, {count} for training")
+        assert len(seen) == 2 * folder_benchmark.EPOCHS * count  # two DataLoaders saw the training pictures alone
+
+
 class TestNeighbours:
     def test_trains_alone_and_next_to_busy_processes(self, script, monkeypatch, tiny_root, capsys):
         monkeypatch.setenv("CNN_LIGHTNING_DATA", str(tiny_root))
@@ -162,6 +191,7 @@ def test_network_of_the_official_example():
         (["--race", "--steps", "3"], "--steps does not go with --race"),
         (["--race", "--neighbours", "1"], "--neighbours does not go with --race"),
         (["--neighbours", "1", "--networks", "WideCNN"], "--networks does not go with --neighbours"),
+        (["--image_folder", "pets", "--steps", "3"], "--steps does not go with --image_folder"),
         (["--neighbours", "0"], "argument --neighbours: 0, expected at least 1"),
         (["--output", "there.json"], "there.json exists and would be overwritten: change --output"),
         (["--output", "there.json/new.json"], "cannot write to there.json (File exists): change --output"),

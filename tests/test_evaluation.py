@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+)
 
 from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting.evaluation import BINS, Evaluation
@@ -34,6 +41,8 @@ def check_against_scikit_learn(ours, true, predicted, probabilities):
     precision, recall, f1, support = precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
     assert ours["accuracy"] == accuracy_score(true, predicted)
     assert ours["correct"] == accuracy_score(true, predicted, normalize=False)
+    assert ours["balanced_accuracy"] == pytest.approx(recall[support > 0].mean(), abs=1e-12)
+    assert ours["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro", zero_division=0), abs=1e-12)
     assert ours["loss"] == pytest.approx(log_loss(true, probabilities, labels=classes), abs=1e-9)
     for name, theirs in {"precision": precision, "recall": recall, "f1": f1, "images": support}.items():
         assert [row[name] for row in ours["classes"]] == pytest.approx(theirs, abs=1e-9)
@@ -80,6 +89,15 @@ def test_a_class_that_is_absent_or_never_predicted_counts_as_0():
     for shares in (ours.by_class[name] for name in ("precision", "recall", "f1")):
         assert shares[3:].tolist() == [0, 0]
         assert shares[:3].min() > 0
+
+
+def test_unbalanced_classes():
+    """90 of 100 images are of one class, and all are predicted as it."""
+    rows = [[0.8, 0.1, 0.1]] * 100
+    ours = of([0] * 90 + [1] * 10, rows)
+    assert (ours.accuracy, ours.balanced_accuracy) == (0.9, 0.5)  # the third class has no images
+    assert ours.balanced_accuracy == balanced_accuracy_score(ours.labels, ours.predicted)
+    assert ours.macro_f1 == pytest.approx((2 * 0.9 / 1.9 + 0) / 2, abs=1e-12)
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():

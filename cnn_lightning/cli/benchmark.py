@@ -5,6 +5,7 @@
     python scripts/benchmark.py --device cuda --compile_mode reduce-overhead
     python scripts/benchmark.py --race                               seconds to 99 % on MNIST
     python scripts/benchmark.py --neighbours 1                       seconds next to a busy process, on a CPU
+    python scripts/benchmark.py --image_folder pets                  your pictures, against torchvision's DataLoader
 
 Three ways to train a network, each with the batch size and the optimizer of the network's recipe:
 
@@ -21,6 +22,9 @@ and writes all figures to a JSON file.
 
 --neighbours trains fast_mnist and an epoch of the default network, alone and next to busy processes: with the threads
 that fit chooses, with one thread, and with all threads and libgomp's own waiting.
+
+--image_folder reads a folder of pictures with ImageFolder, without and with a cache, and trains TwoLayerCNN on it on a
+CPU: with Lightning's Trainer, and in a plain loop over torchvision's ImageFolder and a DataLoader with 0 and 2 workers.
 """
 
 import argparse
@@ -48,6 +52,7 @@ from torch.nn.functional import cross_entropy
 from cnn_lightning.cli.article_loops import article_loop
 from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command
 from cnn_lightning.cli.fit_cli import FitCLI
+from cnn_lightning.cli.folder_benchmark import folder_benchmark
 from cnn_lightning.cli.hardware import choose_threads
 from cnn_lightning.cli.neighbours import neighbours
 from cnn_lightning.cli.race import race, recipe_settings
@@ -65,7 +70,11 @@ IMAGES, STEPS = 12_000, 100  # a measurement has at least so many, without --ste
 WARM_UP = 10  # steps before each measurement
 # The options that other measurements do not have.
 COMPARISON = ("networks", "precision", "compile_mode", "steps")
-FOREIGN = {"race": (*COMPARISON, "repetitions", "neighbours"), "neighbours": (*COMPARISON, "device")}
+FOREIGN = {
+    "race": (*COMPARISON, "repetitions", "neighbours", "image_folder"),
+    "neighbours": (*COMPARISON, "device", "image_folder"),
+    "image_folder": (*COMPARISON, "device"),
+}
 
 
 @command
@@ -85,6 +94,7 @@ def benchmark(args: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, default=path, help="the JSON file; default: logs/benchmark_TIME.json")
     parser.add_argument("--race", action="store_true", help="fast_mnist against PyTorch's official MNIST example")
     parser.add_argument("--neighbours", type=at_least_one, help="busy processes next to which to train fast_mnist")
+    parser.add_argument("--image_folder", help="a folder of pictures, one folder for each class")
     options = parser.parse_args(args)
     measurement = next((name for name in FOREIGN if getattr(options, name)), "")
     foreign = FOREIGN.get(measurement, ())
@@ -105,6 +115,8 @@ def benchmark(args: Sequence[str]) -> None:
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     if options.neighbours:
         results = neighbours(options.neighbours, options.repetitions)
+    elif options.image_folder:
+        results = folder_benchmark(options.image_folder, options.repetitions)
     else:
         results = race(options.device) if options.race else compare(options)
     asked = {name: value for name, value in vars(options).items() if name not in ("output", *foreign)}

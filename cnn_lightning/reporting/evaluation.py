@@ -34,6 +34,8 @@ class Evaluation:
         losses: (N,) float64: cross-entropy in nats, at most 708 because probabilities are clamped to the least float64.
         total, correct: Number of images, and of correctly classified ones.
         accuracy, loss: Share of correctly classified images in [0, 1], and mean cross-entropy in nats.
+        balanced_accuracy: Mean recall of the classes that have images, in [0, 1]; all classes count alike.
+        macro_f1: Mean F1 of the classes that have images or are predicted, in [0, 1].
         confusion_matrix: (C, C) int64: number of images by true class (row) and predicted class (column).
         by_class: (C,) float64 ``precision``, ``recall`` and ``f1`` of each class, and (C,) int64 ``images``.
         bins: (15,) int64 ``images`` with a confidence in (k / 15, (k + 1) / 15] for k from 0 to 14, and (15,) float64
@@ -68,6 +70,9 @@ class Evaluation:
             "f1": _divide(2 * correct, predicted + images),
             "images": images,
         }
+        # As scikit-learn computes both.
+        self.balanced_accuracy = self.by_class["recall"][images > 0].mean().item()
+        self.macro_f1 = self.by_class["f1"][images + predicted > 0].mean().item()
         # Custom because torchmetrics works in float32 and puts a confidence on an edge into the bin above.
         bin_of = torch.bucketize(self.confidence, torch.arange(1, BINS, dtype=torch.float64) / BINS)
         sums = (None, self.confidence, self.is_correct.double())
@@ -107,7 +112,7 @@ class Evaluation:
 
     def figures(self) -> dict[str, Any]:
         """All metrics as plain numbers, for JSON."""
-        names = ("accuracy", "correct", "total", "loss", "calibration_error")
+        names = ("accuracy", "correct", "total", "balanced_accuracy", "macro_f1", "loss", "calibration_error")
         edges = {"above": torch.arange(BINS).double() / BINS, "up_to": torch.arange(1, BINS + 1).double() / BINS}
         return {name: getattr(self, name) for name in names} | {
             "classes": _rows({"class": self.class_names} | self.by_class),

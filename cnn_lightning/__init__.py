@@ -7,7 +7,7 @@ from cnn_lightning import cores as cores  # before anything that imports PyTorch
 from cnn_lightning import optimizers as optimizers
 from cnn_lightning import schedules as schedules
 from cnn_lightning.classifier import ImageClassifier
-from cnn_lightning.data import MNIST, Digits, FashionMNIST
+from cnn_lightning.data import EMNIST, KMNIST, MNIST, QMNIST, Digits, FashionMNIST, ImageFolder
 from cnn_lightning.nets import (
     MLP,
     VGGCNN,
@@ -25,8 +25,11 @@ from cnn_lightning.optim import ConvMuon, Cosine, OneCycle
 
 __version__ = "0.2.0.dev0"
 __all__ = [
+    "EMNIST",
+    "KMNIST",
     "MLP",
     "MNIST",
+    "QMNIST",
     "VGGCNN",
     "ConvMuon",
     "Cosine",
@@ -36,6 +39,7 @@ __all__ = [
     "FashionMNIST",
     "FastCNN",
     "ImageClassifier",
+    "ImageFolder",
     "LeNetCNN",
     "OneCycle",
     "ResNetCNN",

@@ -8,7 +8,7 @@ import time
 import pytest
 from torchvision import datasets
 
-from cnn_lightning.data import MNIST, download, idx
+from cnn_lightning.data import MNIST, download
 from cnn_lightning.errors import UsageError
 from tests.faults import flipped_bits, server, truncations
 
@@ -146,7 +146,7 @@ class TestFilesByHand:
         assert (raw / f"{NAME}.gz.damaged").read_bytes() == b"nonsense"
 
     def test_an_archive_that_claims_to_be_huge(self, raw, monkeypatch):
-        monkeypatch.setattr(idx, "MOST_BYTES", 2**16)
+        monkeypatch.setattr(MNIST, "MOST_BYTES", 2**16)
         (raw / NAME).unlink()
         (raw / f"{NAME}.gz").write_bytes(gzip.compress(bytes(2**20)))
         with pytest.raises(UsageError, match="was not downloaded"):
@@ -158,7 +158,7 @@ class TestFilesByHand:
             for damaged in (*flipped_bits(content, 50), *truncations(content, 20)):
                 (raw / name).write_bytes(damaged)
                 with pytest.raises(UsageError, match=rf"{name} is damaged \([\d,]+ bytes\): remove it and run again"):
-                    MNIST(raw.parents[1])._read(name, header=8)
+                    MNIST(raw.parents[1])._read_file(name)
             (raw / name).write_bytes(content)
 
     def test_a_death_while_unpacking_leaves_nothing_half(self, archives, raw, monkeypatch):

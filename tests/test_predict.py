@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
+from pillow_heif import register_heif_opener
 
 from cnn_lightning import Digits, ImageClassifier
 from cnn_lightning.cli.fit import fit
@@ -95,6 +96,155 @@ def test_csv_and_picture(run, digits, capsys):
     assert seen[2:86, 2:86].mean() > 128 > seen[2:86, 86:170].mean()
 
 
+@pytest.fixture
+def captions(monkeypatch):
+    """Captions of --picture."""
+    from cnn_lightning.cli import predict as module
+
+    kept, draw = [], module.grid
+    monkeypatch.setattr(module, "grid", lambda images, texts, **more: kept.extend(texts) or draw(images, texts, **more))
+    return kept
+
+
+def test_class_and_percentage_are_told_apart(run, digits, captions, capsys):
+    predict([CPU, "photos", "--picture=seen.png"])
+    shown = table(capsys.readouterr().out)
+    lines = dict(text.split("\n") for text in captions)
+    assert lines.keys() == digits.keys()
+    for name, (first, p, *_) in shown.items():
+        assert lines[name] in {f"{first} ({share:.0f}%)" for share in (p - 0.05, p, p + 0.05)}
+
+
+def test_what_classifies_is_said_first(train, run, digits, capsys):
+    predict([CPU, "photos", "--csv=out.csv"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Classifying with {run}/checkpoints/best.ckpt: TwoLayerCNN, trained on Digits, epoch 2"
+    assert lines[1] == ""
+    assert lines[2].startswith("file ")
+    assert Path("out.csv").read_text().startswith("file,class,probability")
+    clothes = train("--data=FashionMNIST", "--model.net=MLP") / "checkpoints/last.ckpt"
+    predict([CPU, "photos"])
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"Classifying with {clothes.with_name('best.ckpt')}: MLP, trained on FashionMNIST, epoch 1"
+    predict([CPU, "photos", "--data=MNIST", f"--ckpt_path={clothes}"])
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == f"Classifying with {clothes}: MLP, trained on FashionMNIST, epoch 1; pictures prepared as for MNIST"
+
+
+OWN = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import nn
+from torchvision.transforms.functional import pil_to_tensor
+
+class Colours(LightningDataModule):
+    class_names = ("red", "green", "blue wool")
+    num_classes, in_channels, image_size = 3, 3, 16
+
+    def loader(self):
+        labels = torch.arange(60) % 3
+        images = 100 * torch.rand(60, 3, 16, 16)
+        images[torch.arange(60), labels] += 155
+        return torch.utils.data.DataLoader([*zip(self.normalize(images), labels)], batch_size=6)
+
+    train_dataloader = val_dataloader = test_dataloader = loader
+
+    def normalize(self, images):
+        return images.float() / 255 - 0.5
+
+    def preparation(self, photo):
+        return pil_to_tensor(photo.convert("RGB").resize((16, 16)))
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3 * 16 * 16, 3)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+"""
+
+
+@pytest.fixture
+def colours(monkeypatch, capsys):
+    """A run of a plain network on a plain data module, both in a file of the user's; returns the module."""
+    Path("own_colours.py").write_text(OWN)
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.delitem(sys.modules, "own_colours", raising=False)
+    own = ["--data=own_colours.Colours", "--model.net=own_colours.Tiny", "--trainer.enable_progress_bar=false"]
+    fit([CPU, *own, "--trainer.max_epochs=2", "--model.optimizer.lr=0.01", "--dashboard=false"])
+    for name, colour in (("a.png", (250, 20, 30)), ("b.png", (20, 250, 30)), ("c.png", (20, 30, 250))):
+        Image.new("RGB", (50, 30), colour).save(name)
+    capsys.readouterr()
+    yield sys.modules["own_colours"]
+    del sys.modules["own_colours"]
+
+
+def test_own_network_and_own_colour_pictures(colours, capsys):
+    own = ["--data=own_colours.Colours", "--model.net=own_colours.Tiny"]
+    predict([CPU, *own, "a.png", "b.png", "c.png", "--csv=out.csv", "--picture=seen.png"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("best.ckpt: Tiny, trained on Colours, epoch 2")
+    assert [row["class"] for row in rows_of("out.csv").values()] == ["red", "green", "blue wool"]
+    assert "p(blue wool)" in rows_of("out.csv")["a.png"]
+    with Image.open("seen.png") as picture:
+        seen = np.asarray(picture)
+    for index in range(3):  # of each picture, the left half is the photo, the right half what the network sees
+        right = seen[80, index * (seen.shape[1] // 3) + 126]
+        assert right.argmax() == index
+        assert right.max() > 240
+        assert sorted(right)[1] < 40
+
+
+def test_own_data_module_that_lacks_something(colours, error_of, monkeypatch):
+    own = [CPU, "--data=own_colours.Colours", "--model.net=own_colours.Tiny", "a.png"]
+    monkeypatch.setattr(colours.Colours, "preparation", lambda self, photo: np.zeros((16, 16)))
+    assert "preparation of Colours returned ndarray, expected a uint8 tensor" in error_of(predict, *own)
+    monkeypatch.setattr(colours.Colours, "preparation", lambda self, photo: torch.zeros(3, 16, photo.width))
+    line = error_of(predict, *own)
+    assert "returned torch.float32 of shape (3, 16, 50), expected a uint8 tensor of shape (C, H, W)" in line
+    monkeypatch.setattr(
+        colours.Colours, "preparation", lambda self, photo: torch.zeros(3, 16, photo.width, dtype=torch.uint8)
+    )
+    Image.new("RGB", (9, 9)).save("d.png")
+    assert "images of shape (3, 16, 9) and (3, 16, 50), expected one shape" in error_of(predict, *own, "d.png")
+    monkeypatch.delattr(colours.Colours, "preparation")
+    line = error_of(predict, *own)
+    assert "Colours does not say how its images were made: give the class an attribute preparation" in line
+    assert "docs/data.md" in line
+    monkeypatch.setattr(colours.Colours, "preparation", lambda self, photo: None, raising=False)
+    monkeypatch.delattr(colours.Colours, "normalize")
+    expected = "Colours does not say what its network is given: give the class a method normalize"
+    assert expected in error_of(predict, *own)
+
+
+def test_a_mistake_in_own_preparation_is_a_traceback(colours, monkeypatch):
+    def fails(self, photo):
+        return photo.no_such_method()
+
+    monkeypatch.setattr(colours.Colours, "preparation", fails)
+    with pytest.raises(AttributeError, match="no_such_method"):
+        predict([CPU, "--data=own_colours.Colours", "--model.net=own_colours.Tiny", "a.png"])
+
+
+def test_folder_of_colour_pictures_that_is_gone(capsys, captions):
+    colours = {"leaf": (20, 200, 30), "rose": (220, 20, 40), "sky": (90, 140, 250)}
+    rng = np.random.default_rng(0)
+    for name, colour in colours.items():
+        Path("plants", name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.clip(colour + rng.normal(0, 20, (20, 30, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(f"plants/{name}/{number}.png")
+        Image.new("RGB", (40, 25), colour).save(f"{name}.png")
+    settings = ["--data=ImageFolder", "--data.root=plants", "--data.image_size=28", "--model.optimizer.lr=0.01"]
+    fit([CPU, *settings, "--trainer.max_epochs=3", "--dashboard=false", "--trainer.enable_progress_bar=false"])
+    shutil.rmtree("plants")
+    predict([CPU, *(f"{name}.png" for name in colours), "--csv=out.csv", "--picture=seen.png"])
+    assert "TwoLayerCNN, trained on plants, epoch 3" in capsys.readouterr().out
+    assert [row["class"] for row in rows_of("out.csv").values()] == [*colours]
+    assert [caption.split("\n")[1].partition(" (")[0] for caption in captions] == [*colours]
+
+
 def test_probabilities_are_those_of_the_network(run, digits):
     predict([CPU, "photos/00.png", "--csv=out.csv"])
     data = Digits()
@@ -116,28 +266,26 @@ def rows_of(path):
 # How HEIC, AVIF and MP4 files begin.
 HEIC, AVIF, MP4 = (b"\0\0\0\x18ftyp" + brand + bytes(500) for brand in (b"heic", b"avif", b"isom"))
 NOT_READ = {name: name.rpartition(".")[2].upper() for name in (
-    "a.heic", "b.HEIF", "c.avif", "d.jxl", "e.svg", "f.dng", "g.nef", "h.cr2", "i.RAW", "j.ico", "k.ppm", "l.jp2",
+    "d.jxl", "e.svg", "f.dng", "g.nef", "h.cr2", "i.RAW", "j.ico", "k.ppm", "l.jp2",
     "m.psd", "n.tga",
 )}  # fmt: skip
 
 
 def test_pictures_in_other_formats_are_named(run, digits, capsys):
     for name in NOT_READ:
-        Path("photos", name).write_bytes({"a.heic": HEIC, "c.avif": AVIF}.get(name, b"some bytes"))
+        Path("photos", name).write_bytes(b"some bytes")
     with Image.open("photos/00.png") as photo:
         photo.save("photos/g.nef", format="TIFF")  # raw data of a camera: a TIFF that holds a thumbnail
-    Path("photos/phone.jpg").write_bytes(HEIC)
     with pytest.raises(SystemExit) as stopped:
         predict([CPU, "photos", "--csv=out.csv"])
     assert stopped.value.code == 1
     captured = capsys.readouterr()
-    expected = NOT_READ | {"phone.jpg": "HEIC"}
-    lines = [f"error: photos/{name}: {error_for(kind)}" for name, kind in expected.items()]
+    lines = [f"error: photos/{name}: {error_for(kind)}" for name, kind in NOT_READ.items()]
     assert captured.err.splitlines()[-len(lines) :] == lines
     assert table(captured.out).keys() == digits.keys()
     rows = rows_of("out.csv")
     assert {name: row["error"] for name, row in rows.items() if row["error"]} == {
-        name: error_for(kind) for name, kind in expected.items()
+        name: error_for(kind) for name, kind in NOT_READ.items()
     }
 
 
@@ -146,15 +294,52 @@ def error_for(kind):
 
 
 def test_a_picture_in_another_format_that_is_named(run, error_of, capsys):
-    Path("a.heic").write_bytes(HEIC)
+    Path("a.nef").write_bytes(b"some bytes")
     with pytest.raises(SystemExit) as stopped:
-        predict([CPU, "a.heic"])
+        predict([CPU, "a.nef"])
     assert stopped.value.code == 2
-    assert f"error: a.heic: {error_for('HEIC')}" in capsys.readouterr().err
+    assert f"error: a.nef: {error_for('NEF')}" in capsys.readouterr().err
     Path("video.jpg").write_bytes(MP4)
     with pytest.raises(SystemExit):
         predict([CPU, "video.jpg"])
     assert "error: video.jpg: is not a picture, expected PNG" in capsys.readouterr().err
+
+
+def test_photos_of_phones(run, digits, capsys):
+    register_heif_opener()
+    with Image.open("photos/00.png") as photo:
+        photo = photo.convert("RGB").resize((280, 280), Image.Resampling.NEAREST)
+    Path("phone").mkdir()
+    kinds = {"a.heic": "HEIF", "b.HEIF": "HEIF", "d.jpg": "HEIF"}
+    if "avif" in features.modules and features.check("avif"):  # Pillow 11.3 and newer
+        kinds["c.avif"] = "AVIF"
+    for name, kind in kinds.items():
+        photo.save(f"phone/{name}", kind, quality=95)
+    Path("phone/e.hif").write_bytes(b"some bytes")
+    with pytest.raises(SystemExit) as stopped:
+        predict([CPU, "phone", "--csv=out.csv"])
+    assert stopped.value.code == 1
+    rows = rows_of("out.csv")
+    assert {name: row["class"] for name, row in rows.items()} == dict.fromkeys(kinds, digits["00.png"]) | {"e.hif": ""}
+    assert rows["e.hif"]["error"].startswith("is not a picture")
+    assert not [line for line in capsys.readouterr().err.splitlines() if not line.startswith("error: phone/e.hif: is")]
+
+
+def test_photos_of_phones_without_what_reads_them(run, digits, capsys, monkeypatch):
+    for name, content in (("a.heic", HEIC), ("b.avif", AVIF), ("c.jpg", HEIC)):
+        Path("photos", name).write_bytes(content)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # import raises ImportError
+    monkeypatch.setattr(features, "check", lambda name: name != "avif")
+    with pytest.raises(SystemExit) as stopped:
+        predict([CPU, "photos"])
+    assert stopped.value.code == 1
+    captured = capsys.readouterr()
+    heic = "has the format HEIC, which needs pillow-heif: pip install 'cnn-lightning[photos]'"
+    avif = "has the format AVIF, which needs Pillow 11.3 or newer: pip install 'cnn-lightning[photos]'"
+    assert captured.err.splitlines() == [
+        f"error: photos/a.heic: {heic}", f"error: photos/b.avif: {avif}", f"error: photos/c.jpg: {heic}"
+    ]  # fmt: skip
+    assert table(captured.out).keys() == digits.keys()
 
 
 def test_every_suffix_of_the_formats_that_are_read(run, digits, capsys):
@@ -232,7 +417,10 @@ def test_a_file_that_is_named_twice_has_two_rows(run, digits, capsys):
     assert [row["file"] for row in rows] == ["photos/00.png", "bad.png", "photos/00.png"]
     assert rows[0] == rows[2]
     with Image.open("seen.png") as picture:
-        assert picture.width == 2 * (2 * 84 + 12)
+        seen = np.asarray(picture)
+    half = seen.shape[1] // 2  # the same picture twice, side by side
+    assert np.array_equal(seen[:, :half], seen[:, half:])
+    assert (seen[:, :half] < 128).any()
 
 
 def test_a_network_on_a_larger_canvas(train, digits, capsys):

@@ -4,7 +4,7 @@ import csv
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,22 +12,24 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from cnn_lightning.checkpointing.settings import epoch_of
 from cnn_lightning.cli.exit_codes import command, exit_with
 from cnn_lightning.cli.terminal import relative_path
 from cnn_lightning.cli.trained_cli import TrainedCLI
 from cnn_lightning.data.loader import TensorLoader
-from cnn_lightning.data.photos import Preparation, count_pictures, read_photo
+from cnn_lightning.data.photos import count_pictures, read_photo
 from cnn_lightning.data.picture_formats import SUFFIXES, is_picture
 from cnn_lightning.errors import UsageError
+from cnn_lightning.facts import class_names_of, name_of
 from cnn_lightning.lightning_fixes import keyboard_interrupt
-from cnn_lightning.reporting.images import grid
+from cnn_lightning.reporting.images import grid, pixels
 from cnn_lightning.reporting.palette import PAPER
 
 UNSURE = 0.8  # probability below which a prediction is flagged
-SIDE = 84  # of a picture in --picture, in pixels
+SIDE = 168  # of a picture in --picture, in pixels
 MOST_SHOWN = 400
 COLUMNS = ("file", "class", "probability", "second_class", "second_probability", "unsure", "error")  # of --csv
 
@@ -65,8 +67,8 @@ class Picture(NamedTuple):
     """A picture that could be read."""
 
     path: Path
-    image: Tensor  # (1, 28, 28) uint8: what the network sees
-    both: np.ndarray  # (SIDE, 2 * SIDE, 3) uint8: the picture, made small, and what the network sees
+    image: Tensor  # (C, H, W) uint8: what the network sees
+    photo: Image.Image  # mode "RGB", at most SIDE pixels a side
 
 
 @command
@@ -77,12 +79,20 @@ def predict(args: Sequence[str]) -> None:
         args: Command-line arguments. Defaults to those of this process.
     """
     cli = PredictCLI(args)
-    config, preparation = cli.config, cli.datamodule.preparation
+    config, name = cli.config, name_of(cli.datamodule)
     if "" in config.images:
         raise UsageError("the name of a picture is empty: expected files or folders")
+    preparation = getattr(cli.datamodule, "preparation", None)
     if preparation is None:
-        name = type(cli.datamodule).__name__
-        raise UsageError(f"{name} does not say how its images were made: give the class an attribute preparation")
+        raise UsageError(
+            f"{name} does not say how its images were made: give the class an attribute preparation, a function that "
+            "turns a PIL.Image.Image into a (C, H, W) uint8 tensor (docs/data.md)"
+        )
+    if not hasattr(cli.datamodule, "normalize"):
+        raise UsageError(
+            f"{name} does not say what its network is given: give the class a method normalize, which turns "
+            "(B, C, H, W) uint8 images into the input of the network (docs/data.md)"
+        )
     for option in ("csv", "picture"):
         if config[option] is not None:
             _check_new(f"--{option}", config[option])
@@ -97,8 +107,11 @@ def predict(args: Sequence[str]) -> None:
             rows[path] = ["", "", "", "", "", error]
     if not pictures:
         exit_with("none of the pictures could be read")
-    rows |= zip([picture.path for picture in pictures], _classify(cli, pictures), strict=True)
-    class_names = cli.datamodule.class_names
+    _check_images([picture.image for picture in pictures], name)
+    probabilities = _probabilities(cli, pictures)
+    class_names = class_names_of(cli.datamodule, probabilities.shape[1])[: probabilities.shape[1]]
+    rows |= zip([picture.path for picture in pictures], _rows(probabilities, class_names), strict=True)
+    print(f"{_checkpoint_line(cli)}\n")
     _print_table(pictures, rows, class_names)
     try:
         if config.csv:
@@ -108,9 +121,9 @@ def predict(args: Sequence[str]) -> None:
                 table.writerows([_printable(path), *rows[path]] for path in files)
         if config.picture:
             shown = pictures[:MOST_SHOWN]
-            captions = [f"{_printable(path.name)[:28]}\n{rows[path][0]} {rows[path][1]:.0%}" for path, *_ in shown]
-            both = np.stack([picture.both for picture in shown])
-            grid(both, captions, columns=4, tile=2 * SIDE + 12).save(config.picture)
+            captions = [f"{_printable(path.name)[:28]}\n{rows[path][0]} ({rows[path][1]:.0%})" for path, *_ in shown]
+            both = np.stack([_side_by_side(picture) for picture in shown])
+            grid(both, captions, columns=min(4, len(shown))).save(config.picture)
     except OSError as error:
         raise UsageError(f"cannot write ({error}): change --csv or --picture") from error
     if config.picture and len(pictures) > MOST_SHOWN:
@@ -148,24 +161,43 @@ def _natural_key(path: Path) -> Any:
     return [[int(text) if text.isdecimal() else text for text in part] for part in parts], path
 
 
-def _read(path: Path, preparation: Preparation) -> Picture:
+def _read(path: Path, preparation: Callable[[Image.Image], Tensor]) -> Picture:
     photo = read_photo(path)
     if (count := count_pictures(path)) > 1:
         print(f"warning: {_printable(path)}: holds {count:,} pictures, only the first is classified", file=sys.stderr)
     image = preparation(photo)
     photo = photo.convert("RGB")
     photo.thumbnail((SIDE, SIDE))
-    both = Image.new("RGB", (2 * SIDE, SIDE), PAPER)
-    both.paste(photo, ((SIDE - photo.width) // 2, (SIDE - photo.height) // 2))
-    both.paste(Image.fromarray(image[0].numpy()).resize((SIDE, SIDE), Image.Resampling.NEAREST), (SIDE, 0))
-    return Picture(path, image, np.asarray(both))
+    return Picture(path, image, photo)
 
 
-def _classify(cli: PredictCLI, pictures: Sequence[Picture]) -> list[list[Any]]:
-    """Return the row of --csv, without the file, for each picture."""
-    data, names = cli.datamodule, cli.datamodule.class_names
-    images = data.padded(torch.stack([picture.image for picture in pictures]))
-    loader = TensorLoader(images, torch.zeros(len(images), dtype=torch.int64), data.batch_size, data.normalize)
+def _check_images(images: Sequence[Any], name: str) -> None:
+    """Check what a data module of the user's made of pictures: images of the same shape."""
+    for image in images:
+        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3:
+            what = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise UsageError(f"preparation of {name} returned {what}, expected a uint8 tensor of shape (C, H, W)")
+    if len(shapes := {tuple(image.shape) for image in images}) > 1:
+        listed = " and ".join(map(str, sorted(shapes)[:2]))
+        raise UsageError(f"preparation of {name} returned images of shape {listed}, expected one shape for all")
+
+
+def _checkpoint_line(cli: PredictCLI) -> str:
+    """Say what classifies: checkpoint, network, dataset and epoch."""
+    settings, name = cli.checkpoint.get("datamodule_hyper_parameters", {}), name_of(cli.datamodule)
+    trained_on = cli.checkpoint.get("dataset", {}).get("name") or settings.get("_class_path", name).rpartition(".")[2]
+    what = f"{type(cli.model.net).__name__}, trained on {trained_on}, epoch {epoch_of(cli.checkpoint)}"
+    other = f"; pictures prepared as for {name}" if name != trained_on else ""
+    return _printable(f"Classifying with {relative_path(cli.checkpoint_path)}: {what}{other}")
+
+
+def _probabilities(cli: PredictCLI, pictures: Sequence[Picture]) -> Tensor:
+    """Return the (N, num_classes) probabilities of N pictures."""
+    data = cli.datamodule
+    images = torch.stack([picture.image for picture in pictures])
+    images = data.padded(images) if hasattr(data, "padded") else images
+    labels, batch_size = torch.zeros(len(images), dtype=torch.int64), getattr(data, "batch_size", None) or 64
+    loader = TensorLoader(images, labels, batch_size, data.normalize)
     with keyboard_interrupt(cli.trainer):
         batches = cli.trainer.predict(cli.model, loader, ckpt_path=cli.ckpt_path, weights_only=True)
     probabilities = torch.cat([torch.as_tensor(batch) for batch in batches or []]).float()
@@ -174,10 +206,26 @@ def _classify(cli: PredictCLI, pictures: Sequence[Picture]) -> list[list[Any]]:
             f"the network in {relative_path(cli.checkpoint_path)} gives NaN: its training has diverged, name another "
             "checkpoint with --ckpt_path"
         )
+    return probabilities
+
+
+def _rows(probabilities: Tensor, class_names: Sequence[str]) -> list[list[Any]]:
+    """Return the row of --csv, without the file, for each picture."""
     return [
-        [names[first], row[first], names[second], row[second], int(row[first] < UNSURE), "", *row]
+        [class_names[first], row[first], class_names[second], row[second], int(row[first] < UNSURE), "", *row]
         for row, (first, second) in zip(probabilities.tolist(), probabilities.topk(2).indices.tolist(), strict=True)
     ]
+
+
+def _side_by_side(picture: Picture) -> np.ndarray:
+    """Draw a picture, made small, next to what the network sees: (SIDE, 2 * SIDE, 3) uint8."""
+    both = Image.new("RGB", (2 * SIDE, SIDE), PAPER)
+    seen = Image.fromarray(pixels(picture.image[None])[0])
+    sharp = SIDE % max(seen.size) == 0  # each pixel a square
+    seen = ImageOps.contain(seen, (SIDE, SIDE), Image.Resampling.NEAREST if sharp else Image.Resampling.BICUBIC)
+    for left, part in ((0, picture.photo), (SIDE, seen)):
+        both.paste(part, (left + (SIDE - part.width) // 2, (SIDE - part.height) // 2))
+    return np.asarray(both)
 
 
 def _print_table(pictures: Sequence[Picture], rows: dict[Path, list[Any]], class_names: Sequence[str]) -> None:

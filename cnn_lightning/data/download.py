@@ -18,7 +18,6 @@ from tqdm import tqdm
 TIMEOUT = 10.0  # seconds without an answer
 GRACE = 15.0  # seconds before the speed counts
 LEAST_SPEED = 10_000  # bytes a second on average
-MOST_BYTES = 2**26  # of a file
 ROUNDS = 2  # attempts at servers whose trouble may pass
 PAUSE = 1.0  # seconds between them
 
@@ -31,12 +30,13 @@ class DownloadError(Exception):
         self.is_final = is_final  # asking again is useless
 
 
-def download(urls: Sequence[str], unpack: Callable[[bytes], bytes | None]) -> tuple[bytes, bytes]:
+def download(urls: Sequence[str], unpack: Callable[[bytes], bytes | None], most_bytes: int) -> tuple[bytes, bytes]:
     """Download a file from the first server that sends the right data.
 
     Args:
         urls: The file on each server.
         unpack: Unpacks what a server sent; returns None if it is not the right data.
+        most_bytes: Largest size of what a server may send.
 
     Returns:
         What the server sent, and what ``unpack`` returned for it.
@@ -49,7 +49,7 @@ def download(urls: Sequence[str], unpack: Callable[[bytes], bytes | None]) -> tu
         time.sleep(PAUSE if attempt else 0)
         for url in list(pending):
             try:
-                packed = _fetch(url)
+                packed = _fetch(url, most_bytes)
                 if (content := unpack(packed)) is not None:
                     return packed, content
                 answers[url] = f"sent {len(packed):,} bytes of something else"
@@ -60,7 +60,7 @@ def download(urls: Sequence[str], unpack: Callable[[bytes], bytes | None]) -> tu
     raise DownloadError("; ".join(f"{urlsplit(url).netloc}: {answer}" for url, answer in answers.items()))
 
 
-def _fetch(url: str) -> bytes:
+def _fetch(url: str, most_bytes: int) -> bytes:
     """Fetch a URL in a thread, because looking up an address and reading headers cannot be interrupted."""
     received, failures, given_up = bytearray(), list[DownloadError](), threading.Event()
 
@@ -86,10 +86,10 @@ def _fetch(url: str) -> bytes:
         while thread.is_alive():
             size, seconds = len(received), time.monotonic() - start
             is_slow = seconds > GRACE and size < LEAST_SPEED * seconds
-            if is_slow or size > MOST_BYTES:
+            if is_slow or size > most_bytes:
                 given_up.set()
                 slow = f"too slow, {size:,} bytes in {seconds:.0f} s"
-                raise DownloadError(slow if is_slow else f"sends more than {MOST_BYTES:,} bytes")
+                raise DownloadError(slow if is_slow else f"sends more than {most_bytes:,} bytes")
             bar.update(size - bar.n)
             thread.join(0.1)
     if failures:

@@ -20,5 +20,5 @@ class MNIST(IDXDataModule):
         "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     }
     class_names = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
-    preparation = Preparation(box=20, centre_by_mass=True, strokes=True)
+    preparation = Preparation(box=20, centre_by_mass=True, strokes=True, stroke_width=2.45)
     MEAN, STD = 0.1307, 0.3081  # of the 60,000 training images; a test recomputes them

@@ -19,15 +19,21 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cnn_lightning.data.picture_formats import FORMATS, format_not_read
+from cnn_lightning.data.ink import (
+    ink_in_photo,
+    ink_on_background,
+    is_photo,
+    outline,
+    stroke_width,
+    widened,
+    without_specks,
+)
+from cnn_lightning.data.picture_formats import FORMATS, format_not_read, formats_for
 from cnn_lightning.errors import UsageError
 
 SIZE = 28  # side of a prepared picture
 LARGEST = 1000  # side to which a photo is reduced when it is read, which saves time and memory
-SAME = 24.0  # largest distance, of 255, between colours that count as one colour
-FAINT = 0.4  # share of the strongest ink up to which ink in a photo is a shadow or squared paper
 RIM = 0.15  # share of the strongest ink at which the blurred edge of an enlarged stroke becomes stroke
-SPECK = 0.01  # share of the ink of the largest piece below which a piece is dirt
 # What Pillow raises for a damaged file, depending on where it notices the damage.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError)
 
@@ -47,6 +53,7 @@ class Preparation:
     centre_by_mass: bool  # centre the object's centre of mass instead of its bounding box
     strokes: bool  # the object is drawn with a pen, so that all of it is about equally dark
     cells: int | None = None  # average the ink in cells × cells, then enlarge them to 28×28
+    stroke_width: float | None = None  # mean of the dataset in pixels; thinner strokes are widened to it
 
     def __call__(self, photo: Image.Image) -> Tensor:
         """Prepare one picture.
@@ -60,11 +67,15 @@ class Preparation:
         Raises:
             UsageError: There is no object.
         """
-        ink = without_specks(ink_on_background(np.asarray(photo, np.float32), self.strokes))
+        pixels = np.asarray(photo, np.float32).reshape(photo.height, photo.width, -1)
+        raw = ink_in_photo(pixels) if self.strokes and is_photo(pixels) else ink_on_background(pixels)
+        ink = without_specks(raw)
         top, left, bottom, right = outline(ink, 0)
         # An image of the dataset's own size is not scaled, which would blur it, and its faint edges count too.
         scale = 1.0
         if abs(max(bottom - top, right - left) - self.box) > 1:
+            if self.stroke_width:
+                ink = self._widened(raw / raw.max(), self.stroke_width)
             top, left, bottom, right = outline(ink, RIM * ink.max())
             scale = self.box / max(bottom - top, right - left)
         if self.centre_by_mass:
@@ -82,64 +93,17 @@ class Preparation:
         image *= 255 / image.max()  # the brightest ink is white, as in all three datasets
         return torch.from_numpy(image.clip(0, 255).round().astype(np.uint8))[None]
 
-
-def ink_on_background(pixels: Array, strokes: bool) -> Array:
-    """Return the distance of (H, W) or (H, W, 3) pixels from the background's colour, (H, W); 0 for background."""
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    ink = np.sqrt(np.square(pixels - background(pixels)).mean(2))
-    # Grain of the paper and JPEG noise. In a drawn picture the median is 0, and its faintest grey is ink.
-    faint = ink[ink < SAME]
-    noise = 6 * np.median(faint) if faint.size else 0
-    if ink.max() < max(SAME, 2 * noise):
-        raise UsageError("nothing but background: expected an object that is clearly darker or lighter")
-    # In a photo of strokes, faint ink is background too; in smaller pictures the edges of strokes are as faint.
-    if strokes and noise and max(ink.shape) >= 4 * SIZE:
-        return (ink - max(noise, FAINT * ink.max())).clip(0)
-    return np.where(ink > noise, ink, 0)
-
-
-def background(pixels: Array) -> Array:
-    """Background colour of (H, W, C) pixels: (C,) for a drawn picture, (H, W, C) for a photo with uneven light."""
-    height, width, _ = pixels.shape
-    frame = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    colour = commonest(frame)
-    if (frame == colour).all(1).mean() >= 0.5:
-        return colour
-    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=2).astype(np.float32)
-    step = math.ceil(max(height, width) / 100)
-    some, some_terms = (array[::step, ::step].reshape(-1, array.shape[2]) for array in (pixels, terms))
-    # Fit a plane, then a curved surface, each to the pixels near the previous fit, starting at the common colour.
-    surface = np.broadcast_to(colour, some.shape)
-    for size in (3,) * 8 + (6,) * 8:
-        near = np.abs(some - surface).max(1) < SAME
-        if near.sum() < 2 * size:  # in a picture of few pixels
-            return colour
-        weights = np.linalg.lstsq(some_terms[near, :size], some[near], rcond=None)[0]
-        surface = some_terms[:, :size] @ weights
-    return terms @ weights
-
-
-def commonest(colours: Array) -> Array:
-    """(C,) colour with the most similar ones in (N, C). The mean would mix the object's colour in."""
-    some = colours[:: math.ceil(len(colours) / 400)]
-    near = np.abs(some[:, None] - some).max(2) < SAME
-    return np.median(some[near[near.sum(1).argmax()]], axis=0)
-
-
-def without_specks(ink: Array) -> Array:
-    """Remove the pieces of (H, W) ink that are tiny compared with the largest."""
-    from scipy import ndimage  # imported here because only preparing pictures needs SciPy
-
-    pieces, count = ndimage.label(ink > 0, structure=np.ones((3, 3)))
-    amounts = ndimage.sum_labels(ink, pieces, np.arange(count + 1))
-    return np.where((amounts >= SPECK * amounts.max())[pieces], ink, 0)
-
-
-def outline(ink: Array, level: float) -> tuple[int, int, int, int]:
-    """Bounding box of all ink above a level: top, left, bottom, right, the last two exclusive."""
-    rows, columns = (np.flatnonzero((ink > level).any(axis)) for axis in (1, 0))
-    return rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+    def _widened(self, ink: Array, goal: float) -> Array:
+        """Widen strokes that are thinner than a goal after scaling, in (H, W) ink of at most 1."""
+        top, left, bottom, right = outline(ink, 0.5)
+        # Strokes that a pen broke are one piece if they will touch.
+        margin = math.ceil(goal / (self.box - goal) * max(bottom - top, right - left)) + 1
+        ink = without_specks(np.pad(ink[top:bottom, left:right], margin), gap=margin)
+        top, left, bottom, right = outline(ink, 0.5)
+        width = stroke_width(ink > 0.5)
+        # The box grows with the strokes, but not the distance of their middle lines, which is scaled to box - goal.
+        wanted = goal * max(max(bottom - top, right - left) - width, 1) / (self.box - goal)
+        return widened(ink, wanted - width) if wanted > width else ink
 
 
 def window(ink: Array, row: float, column: float, scale: float) -> Array:
@@ -158,7 +122,8 @@ def read_photo(path: Path) -> Image.Image:
     """Read a picture from a file.
 
     Args:
-        path: A PNG, JPEG, BMP, GIF, WebP or TIFF file. If it holds several pictures, the first is used.
+        path: A PNG, JPEG, BMP, GIF, WebP, TIFF or AVIF file, or HEIC if pillow-heif is installed. If it holds several
+            pictures, the first is used.
 
     Returns:
         Mode "L" or "RGB", upright, at most 1,000 pixels a side, with transparency filled in.
@@ -175,7 +140,7 @@ def read_photo(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # oddities that Pillow can handle, and pictures it calls large
             # Open by file object: by name, Pillow memory-maps a TIFF and cuts a rotated one into rows of wrong length.
-            with path.open("rb") as file, Image.open(file, formats=FORMATS) as photo:
+            with path.open("rb") as file, Image.open(file, formats=formats_for(path)) as photo:
                 if photo.format == "TIFF":
                     _check_format(path)  # raw data of cameras look like a TIFF of a thumbnail
                 return _decode(photo)
@@ -198,8 +163,8 @@ def count_pictures(path: Path) -> int:
     """Return how many pictures a file holds that ``read_photo`` can read; the preview of a JPEG does not count."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as photo:
-            return getattr(photo, "n_frames", 1) if photo.format in ("GIF", "TIFF", "WEBP", "PNG") else 1
+        with path.open("rb") as file, Image.open(file, formats=formats_for(path)) as photo:
+            return 1 if photo.format in ("JPEG", "MPO") else getattr(photo, "n_frames", 1)
 
 
 def _check_format(path: Path) -> None:

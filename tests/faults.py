@@ -41,7 +41,7 @@ def add_callback(monkeypatch, callback: Callback) -> None:
 
 
 # Curves that depend on the machine.
-SPEEDS = {"train/images_per_second", "epoch/images_per_second", "epoch/seconds"}
+SPEEDS = {"train/images_per_second", "time/images_per_second", "time/seconds"}
 
 
 def assert_same_checkpoints(run: Path, uninterrupted: Path) -> None:

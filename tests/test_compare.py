@@ -44,7 +44,7 @@ class TestRuns:
         assert float(row["val_acc"]) == pytest.approx(curves["epoch/val_acc"], abs=1e-6)
         assert float(row["test_loss"]) == pytest.approx(curves["test/loss"], abs=1e-6)
         assert row["epoch"] == "2"
-        seconds, speeds = ([value for _, value in scalars(run)[f"epoch/{name}"]] for name in PACE)
+        seconds, speeds = ([value for _, value in scalars(run)[f"time/{name}"]] for name in PACE)
         assert float(row["seconds"]) == pytest.approx(sum(seconds), abs=0.06)
         images = 2 * 1293  # of Digits' 1,797, without a fifth for tests and a tenth of the rest for validation
         assert sum(a * b for a, b in zip(seconds, speeds, strict=True)) == pytest.approx(images, rel=1e-4)
@@ -206,5 +206,5 @@ class TestGrid:
 def test_a_run_that_left_no_result_says_what_is_missing(script, monkeypatch):
     monkeypatch.setattr(script, "newest_best", lambda folders: Path("run/version_0/checkpoints/best.ckpt"))
     monkeypatch.setattr(script, "read_run_checkpoint", lambda path: {})
-    with pytest.raises(UsageError, match=r"run has no epoch/seconds, test/acc, val/acc: keep tests, checkpoints and"):
+    with pytest.raises(UsageError, match=r"run has no test/acc, time/seconds, val/acc: keep tests, checkpoints and"):
         script.read_run(Path("run"))

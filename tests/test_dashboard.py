@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningDataModule
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.pr_curve.plugin_data_pb2 import PrCurvePluginData
 from tensorboard.util.tensor_util import make_ndarray
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier
-from cnn_lightning.callbacks.dashboard import _layers_table
+from cnn_lightning.callbacks.dashboard import CHARTS, _layers_table
+from cnn_lightning.checkpointing.main_settings import MAIN
 from cnn_lightning.cli.evaluate import evaluate
+from cnn_lightning.cli.fit import fit
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.nets import ConvNet
 from cnn_lightning.reporting import images
@@ -56,7 +60,7 @@ def test_a_run_fills_every_tab(run):
     for tag in PICTURES:
         assert [event.step for event in read.Images(tag)] == [1, 2, 3], tag
     assert {f"pr_curve/{name}" for name in CLASSES} <= set(tags["tensors"])
-    assert {f"{name}/text_summary" for name in ("config", "layers", "how_to_read")} <= set(tags["tensors"])
+    assert {f"{name}/text_summary" for name in ("settings", "layers", "how_to_read")} <= set(tags["tensors"])
     assert tags["graph"]
     assert {"features", "head"} <= {node.name.split("/")[1].split("[")[-1].rstrip("]") for node in graph(read).node if "/" in node.name}  # fmt: skip  # noqa: E501
 
@@ -69,11 +73,17 @@ def graph(read):
 
 def test_text_is_the_configuration_the_layers_and_how_to_read(run):
     read = events(run)
-    config = yaml.safe_load(text(read, "config").removeprefix("```yaml").removesuffix("```"))
-    assert config == yaml.safe_load((run / "config.yaml").read_text())
+    table, _, config = text(read, "settings").removesuffix("```").partition("All settings:\n```yaml\n")
+    assert yaml.safe_load(config) == yaml.safe_load((run / "config.yaml").read_text())
+    assert table.split("\n")[2:8] == [
+        "| network | TwoLayerCNN |", "| dataset | MNIST |", "| optimizer | AdamW |", "| lr | 0.001 |",
+        "| batch_size | 40 |", "| epochs | 3 |",
+    ]  # fmt: skip
     assert "| features.0 | Conv2d | (28 - 5 + 2·2) / 1 + 1 = 28 | 16 × 28 × 28 | 416 |" in text(read, "layers")
     assert "| features.4 | MaxPool2d | (14 - 2 + 2·0) / 2 + 1 = 7 | 32 × 7 × 7 | 0 |" in text(read, "layers")
     assert "optimizer steps made" in text(read, "how_to_read")
+    tabs = [tag for tag in read.Tags()["tensors"] if tag.endswith("/text_summary")]
+    assert min(tabs) == "how_to_read/text_summary"  # TensorBoard sorts them
 
 
 def test_every_curve_is_explained(run):
@@ -83,14 +93,27 @@ def test_every_curve_is_explained(run):
         assert f"`{tag}`" in explained or f"`{group}/*`" in explained or tag.startswith("lr-"), tag
 
 
-def test_hparams_are_the_settings_and_the_metrics_have_values(run):
+@pytest.mark.parametrize(("options", "changed"), [([], []), (["--data.shift=1", "--seed_everything=2"], ["data.shift", "seed_everything"])])  # fmt: skip  # noqa: E501
+def test_hparams_are_the_settings_and_the_metrics_have_values(train, options, changed):
+    run = train(
+        "--trainer.max_epochs=3", "--model.optimizer.lr=0.001", "--data=MNIST", "--data.batch_size=40", *options
+    )
     metadata = events(run).summary_metadata
     content = {
         tag: HParamsPluginData.FromString(data.plugin_data.content)
         for tag, data in metadata.items()
         if data.plugin_data.plugin_name == "hparams"
     }
+    columns = content["_hparams_/experiment"].experiment.hparam_infos
+    # TensorBoard sorts them like this.
+    first, *_ = ordered = sorted(columns, key=lambda column: (not column.differs, column.name))
+    assert first.name == "0_network"
+    assert [column.display_name for column in ordered[:7]] == [*MAIN, ""]
+    assert [column.name for column in ordered if column.differs][6:] == changed
+    assert not {column.name for column in columns} & set(MAIN.values())
     settings = content["_hparams_/session_start_info"].session_start_info.hparams
+    assert [settings[column.name].string_value for column in ordered[:3]] == ["TwoLayerCNN", "MNIST", "AdamW"]
+    assert [settings[column.name].number_value for column in ordered[3:6]] == [0.001, 40, 3]
     assert settings["model.net"].string_value == "TwoLayerCNN"
     assert settings["model.optimizer.lr"].number_value == 0.001
     assert settings["data.batch_size"].number_value == 40
@@ -106,8 +129,10 @@ def test_hparams_are_the_settings_and_the_metrics_have_values(run):
 def test_curves_over_epochs_are_means_of_the_epoch(run):
     values = scalars(run)
     assert "epoch" not in values
-    for name in ("train_loss", "train_acc", "val_loss", "val_acc", "images_per_second"):
-        assert [step for step, _ in values[f"epoch/{name}"]] == [1, 2, 3], name
+    names = [f"epoch/{name}" for name in ("train_loss", "train_acc", "val_loss", "val_acc")]
+    for tag in (*names, "time/images_per_second", "time/seconds"):
+        assert [step for step, _ in values[tag]] == [1, 2, 3], tag
+    assert min(values) == "epoch/train_acc"  # the first chart, because TensorBoard sorts them
     for name in ("loss", "acc"):
         assert [value for _, value in values[f"epoch/val_{name}"]] == [value for _, value in values[f"val/{name}"]]
         assert [step for step, _ in values[f"val/{name}"]] == [9, 18, 27]
@@ -143,7 +168,7 @@ def test_augmentation_is_shown_next_to_the_originals(train, tiny_root):
     heights = shown.shape[0] // 4
     for row in range(4):
         top = row * heights + 2
-        tiles = [shown[top : top + 84 : 3, left : left + 84 : 3, 0] for left in range(2, 8 * 92, 92)]
+        tiles = [shown[top : top + 84 : 3, left : left + 84 : 3, 0] for left in range(2, 8 * 88, 88)]
         assert np.array_equal(tiles[0], data.part("train")[0][row, 0])
         assert len({tile.tobytes() for tile in tiles}) == 8  # each in its own way
 
@@ -198,6 +223,25 @@ def test_a_resumed_run_has_one_point_for_every_epoch(train):
     assert [event.step for event in events(run).Images("images/confusion_matrix")] == [1, 2, 3]
 
 
+def test_charts_are_of_curves_that_are_drawn(run):
+    tags = [tag for charts in CHARTS.values() for _, tags in charts.values() for tag in tags]
+    assert len(tags) == 10
+    assert set(tags) <= set(scalars(run))
+
+
+def test_test_results_are_a_line(run):
+    """TensorBoard leaves the lowest and the highest of single points out of a chart."""
+    points = scalars(run)["test/acc"]
+    assert [step for step, _ in points] == [0, 27]
+    assert points[0][1] == points[1][1]
+
+
+def test_of_the_points_of_ten_runs_none_is_an_outlier():
+    values = np.sort(np.repeat(np.linspace(0.8, 0.99, 10), 2))
+    low, high = np.quantile(values, (0.05, 0.95))  # as d3 computes them
+    assert ((low <= values) & (values <= high)).all()
+
+
 class SameCNN(ConvNet):
     """What a size formula does not know, and a head that is made before the features."""
 
@@ -223,10 +267,20 @@ class FlatNet(ConvNet):
 
 @pytest.mark.parametrize("net", ["SameCNN", "FlatNet"])
 def test_networks_of_ones_own(train, net):
-    run = train(f"--model.net=tests.test_dashboard.{net}")
-    assert set(events(run).Tags()["images"]) == PICTURES - ({"images/filters"} if net == "FlatNet" else set())
+    run = train(f"--model.net=tests.test_dashboard.{net}", "--trainer.max_epochs=2")
+    missing = {"filters", "feature_maps"} if net == "FlatNet" else set()
+    assert set(events(run).Tags()["images"]) == PICTURES - {f"images/{name}" for name in missing}
+    lines = [line for line in train.errors.splitlines() if "TensorBoard shows" in line]
+    if missing:
+        (line,) = lines  # once, and not after each epoch
+        assert "no filters, because the first layer with weights is neither" in line
+        assert "no feature_maps, because no layer has an output of 4 dimensions" in line
+    else:
+        assert not lines
     evaluate(["--trainer.accelerator=cpu"])
-    assert (run / "report_0/feature_maps.png").is_file()
+    assert {path.stem for path in (run / "report_0").glob("*.png")} & {"filters", "feature_maps"} == {
+        "filters", "feature_maps",
+    } - missing  # fmt: skip
     rows = [row.split(" | ") for row in text(events(run), "layers").splitlines()[2:]]
     formulas = {row[0].removeprefix("| "): row[2] for row in rows}
     assert formulas["features.1"] == ("(28 - 2 + 2·0) / 2 + 1 = 14" if net == "SameCNN" else "")
@@ -236,7 +290,8 @@ def test_networks_of_ones_own(train, net):
 def test_averaged_weights_are_what_is_drawn(train):
     run = train("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
     net = ImageClassifier.load_from_checkpoint(run / "checkpoints/last.ckpt").net
-    np.testing.assert_array_equal(picture(events(run), "images/filters"), np.asarray(images.filters(net)))
+    expected = np.asarray(images.filters(net.eval(), torch.zeros(1, 28, 28)))
+    np.testing.assert_array_equal(picture(events(run), "images/filters"), expected)
 
 
 class UntraceableNet(MLP):
@@ -326,3 +381,102 @@ def test_pictures_take_no_batch_of_their_own(train, monkeypatch):
     train.dashboard = "false"
     train("--trainer.max_epochs=2", "--data=MNIST")
     assert len(begun) == 2 * with_pictures
+
+
+class OwnNet(nn.Module):
+    """No ConvNet: its own forward, a layer that runs twice, one that does not run, and one with two outputs."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, 3)
+        self.stem = nn.Conv2d(3, width, kernel_size=3)
+        self.body = nn.Conv2d(width, width, kernel_size=3, padding=1)
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+        self.unused = nn.Conv2d(7, 7, kernel_size=3)
+
+    def forward(self, images):
+        x = self.body(self.body(self.stem(images)))
+        maps, _ = self.pool(x)
+        return self.head(maps.mean(dim=(2, 3)))
+
+
+class PlainData(LightningDataModule):
+    """Batches of images and labels, and nothing else."""
+
+    def __init__(self, batch_size: int = 16) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+
+    def batches(self, count):
+        generator = torch.Generator().manual_seed(count)
+        labels = torch.arange(count) % 3
+        pictures = torch.rand(count, 3, 12, 12, generator=generator)
+        return DataLoader(TensorDataset(pictures, labels), self.batch_size)
+
+    def train_dataloader(self):
+        return self.batches(48)
+
+    def val_dataloader(self):
+        return self.batches(30)
+
+    def test_dataloader(self):
+        return self.batches(33)
+
+
+class NamedData(PlainData):
+    class_names = ("cat", "dog", "eel")
+
+
+def fit_plain(capsys, data, *options):
+    fit(["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=2",
+         "--model.net=tests.test_dashboard.OwnNet", f"--data=tests.test_dashboard.{data}", *options])  # fmt: skip
+    printed = capsys.readouterr()
+    return next(Path("logs").glob("*/version_0")), printed.err
+
+
+@pytest.mark.parametrize("data", ["PlainData", "NamedData"])
+def test_any_network_and_any_data_module(capsys, data):
+    run, errors = fit_plain(capsys, data)
+    read = events(run)
+    assert set(read.Tags()["images"]) == PICTURES
+    names = list(NamedData.class_names) if data == "NamedData" else ["0", "1", "2"]
+    assert {tag for tag in read.Tags()["tensors"] if tag.startswith("pr_curve")} == {f"pr_curve/{n}" for n in names}
+    (line,) = [line for line in errors.splitlines() if "TensorBoard" in line]
+    assert line.startswith("warning: TensorBoard shows no graph and no sizes of layers, because in_channels")
+    assert line.endswith(f"; classes by number, because {data} has no class_names") == (data == "PlainData")
+    assert not read.Tags()["graph"]
+    table = text(read, "layers")
+    assert "| stem | Conv2d |" in table
+    assert "| unused | Conv2d |" in table
+    # The mistakes are those of all validation images.
+    model = ImageClassifier.load_from_checkpoint(run / "checkpoints/last.ckpt").eval()
+    pictures, labels = (torch.cat(parts) for parts in zip(*PlainData().val_dataloader(), strict=True))
+    with torch.no_grad():
+        expected = images.misclassified(pictures, labels, model.predict_step(pictures), names)
+    assert np.array_equal(picture(read, "images/mistakes"), np.asarray(expected))
+
+
+def test_report_of_any_network_and_data_module(capsys, error_of):
+    run, _ = fit_plain(capsys, "PlainData", "--dashboard=false")
+    named = ["--trainer.accelerator=cpu", "--model.net=tests.test_dashboard.OwnNet",
+             "--data=tests.test_dashboard.PlainData"]  # fmt: skip
+    evaluate(named)
+    output = capsys.readouterr().out
+    report = run / "report_0"
+    drawn = {"confusion_matrix", "reliability", "curves", "filters", "feature_maps"}
+    assert {path.stem for path in report.glob("*.png")} == drawn
+    line = (
+        "The report has no misclassified images, because PlainData does not hand out its test images: add class_names"
+    )
+    assert [row for row in output.splitlines() if row.startswith(line)]
+    with (report / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["true"] for row in table] == [str(number % 3) for number in range(33)]
+    model = ImageClassifier.load_from_checkpoint(run / "checkpoints/best.ckpt").eval()
+    pictures, _ = (torch.cat(parts) for parts in zip(*PlainData().test_dataloader(), strict=True))
+    with torch.no_grad():
+        probabilities = model.predict_step(pictures)
+    assert [float(row["1"]) for row in table] == pytest.approx(probabilities[:, 1].tolist(), abs=1e-6)
+    for option in ("--shift=1", "--tta=true"):
+        message = error_of(evaluate, *named, option)
+        assert message.startswith(f"error: {option.split('=')[0]} is not possible, because PlainData does not hand out")

@@ -39,7 +39,7 @@ def test_two_processes_are_as_one(tmp_path):
     (run,) = (tmp_path / "logs/TwoLayerCNN-Digits").iterdir()
     curves, alone = scalars(run), scalars(Path("alone/TwoLayerCNN-Digits/version_0"))
     assert curves.keys() == alone.keys()
-    for tag in curves.keys() - {"train/images_per_second", "epoch/images_per_second", "epoch/seconds"}:
+    for tag in curves.keys() - {"train/images_per_second", "time/images_per_second", "time/seconds"}:
         (steps, values), (expected_steps, expected) = (zip(*curve[tag], strict=True) for curve in (curves, alone))
         assert steps == expected_steps
         assert values == pytest.approx(expected, rel=1e-6), tag

@@ -73,7 +73,7 @@ class TestLines:
     def test_a_line_has_the_points_of_its_epoch(self, train):
         run = train(LINES, "--trainer.max_epochs=3", "--data.val_size=40")
         curves = {tag: [value for _, value in points] for tag, points in scalars(run).items()}
-        tags = ("epoch/train_loss", "epoch/train_acc", "epoch/val_loss", "epoch/val_acc", "epoch/seconds")
+        tags = ("epoch/train_loss", "epoch/train_acc", "epoch/val_loss", "epoch/val_acc", "time/seconds")
         lowest, expected = float("inf"), []
         for number, (loss, acc, val_loss, val_acc, seconds) in enumerate(zip(*map(curves.get, tags), strict=True)):
             line = f"epoch {number + 1}/3: train/loss {loss:.4f}, train/acc {acc:.2%}, val/loss {val_loss:.4f}, "

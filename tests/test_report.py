@@ -82,6 +82,8 @@ def test_one_checkpoint(tmp_path):
     assert f"{100 * one.calibration_error:.2f} %" in page.text
     shares = [f"{100 * share[2]:.2f} %" for share in (one.by_class[name] for name in ("precision", "recall", "f1"))]
     assert ["Dress & co", *shares, "40"] in page.rows
+    means = [f"{100 * one.by_class[name].mean():.2f} %" for name in ("recall", "f1")]
+    assert ["mean of the classes", *means] in page.rows
     assert "Side by side" not in page.text
 
 
@@ -149,13 +151,43 @@ def test_shifts_are_drawn_and_saved(tmp_path):
 class NoFilters(TwoLayerCNN):
     def __init__(self):
         super().__init__(num_classes=3)
-        self.features = torch.nn.Sequential(torch.nn.BatchNorm2d(1), *self.features)
+        self.features, self.head = torch.nn.AvgPool2d(2), torch.nn.Linear(14 * 14, 3)
 
 
 def test_a_first_layer_that_cannot_be_drawn_is_left_out(tmp_path):
     page = write(tmp_path, net=NoFilters().eval())
     assert files(tmp_path) == BASIC - {"filters.png"}
     assert "What the first layer looks for" not in page.text
+
+
+def test_a_network_without_features_and_head(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3)).eval()
+    page = write(tmp_path, net=net)
+    assert files(tmp_path) == BASIC - {"feature_maps.png"}
+    assert "What an image becomes" not in page.text
+    assert ["network", "Sequential, 2,355 parameters"] in page.rows
+
+
+def test_without_test_images(tmp_path):
+    path = write_report(
+        tmp_path, "Data", TwoLayerCNN(num_classes=3).eval(), {"best": evaluation()}, None, torch.rand(1, 28, 28), {}
+    )
+    assert files(tmp_path) == BASIC - {"mistakes.png"}
+    assert "Its most confident mistakes" not in Page(path.read_text(encoding="utf-8")).text
+
+
+def test_pictures_fit_a_narrow_screen(tmp_path):
+    page = write(tmp_path, scalars=SCALARS, shifts=SHIFTS)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"^img {.* max-width: min\(100%, \d+rem\);", html, re.MULTILINE)
+    assert len(re.findall(r"<p>[^<]*</p>\n<img ", html)) == len([tag for tag, _ in page.tags if tag == "img"])
+
+
+def test_metrics_that_count_classes_alike(tmp_path):
+    page, one = write(tmp_path), evaluation()
+    recall = (one.by_class["recall"] * 100).mean().item()
+    f1 = (one.by_class["f1"] * 100).mean().item()
+    assert ["mean of the classes", f"{recall:.2f} %", f"{f1:.2f} %"] in page.rows
 
 
 class Broken(MLP):

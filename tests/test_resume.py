@@ -193,7 +193,7 @@ class TestSignal:
                 super().send()
 
         interrupt(KillAfterASecond(signal.SIGTERM, 9), "stopped")
-        (_, seconds) = scalars(run("stopped"))["epoch/seconds"][-1]
+        (_, seconds) = scalars(run("stopped"))["time/seconds"][-1]
         assert seconds > 1
 
     def test_in_the_middle_of_an_epoch_with_validations(self, run, whole, interrupt):

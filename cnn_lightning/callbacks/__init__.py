@@ -3,8 +3,9 @@
 from cnn_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from cnn_lightning.callbacks.config import SaveConfig
 from cnn_lightning.callbacks.curves import Curves
-from cnn_lightning.callbacks.dashboard import Overview, Pictures
+from cnn_lightning.callbacks.dashboard import Overview
 from cnn_lightning.callbacks.logits import KeepLogits
+from cnn_lightning.callbacks.pictures import Pictures
 from cnn_lightning.callbacks.progress import EpochLines, LayerTable, ProgressBar, can_draw
 from cnn_lightning.callbacks.resume import ResumeState
 from cnn_lightning.callbacks.signals import Stopped

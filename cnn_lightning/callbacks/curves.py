@@ -25,8 +25,8 @@ class Curves(Callback):
     ``train/loss`` and ``train/acc`` are means over the images since the point before, one point every
     ``log_every_n_steps`` optimizer steps and one at the end of an epoch; ``val`` is a mean over all validation
     images, as is ``test``, which the model logs. Accuracy is in [0, 1]. Their horizontal axis is the number of
-    optimizer steps made. ``epoch/train_loss``, ``epoch/val_acc`` and so on have the epoch, counted from 1. Speed and
-    ``epoch/seconds`` count the time of training, without validation.
+    optimizer steps made. ``epoch/train_loss``, ``epoch/val_acc``, ``time/seconds`` and so on have the epoch, counted
+    from 1. Speed and seconds count the time of training, without validation.
 
     The points go to the loggers directly: ``self.log`` in each step takes as long as a step of a small network, and
     Lightning logs a step only after its checkpoint is saved, so that a resumed run would lose the point.
@@ -69,7 +69,7 @@ class Curves(Callback):
         sums = self.sums
         point = {f"epoch/train_{name}": sums[name] / sums["images"] for name in ("loss", "acc")}
         point |= {f"epoch/{name.replace('/', '_')}": float(value) for name, value in self.val.items()}
-        point |= {"epoch/images_per_second": sums["images"] / sums["seconds"], "epoch/seconds": sums["seconds"]}
+        point |= {"time/images_per_second": sums["images"] / sums["seconds"], "time/seconds": sums["seconds"]}
         for logger in trainer.loggers:
             # Only TensorBoard has a horizontal axis for each curve.
             by_epoch = isinstance(logger, TensorBoardLogger)
@@ -90,6 +90,17 @@ class Curves(Callback):
             self.val = results
             _log(trainer, results)
         self.since += time.perf_counter() - self._paused
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let TensorBoard draw the test results as a line from step 0 to the end, where Lightning logs them.
+
+        Its charts leave out what is below the 5th or above the 95th percentile: of single points, the lowest and the
+        highest run.
+        """
+        results = metrics_of(pl_module, "test").compute()
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.global_step:
+                logger.log_metrics({f"test/{name}": results[name].item() for name in ("loss", "acc")}, step=0)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Raise rather than overwrite a checkpoint with weights that are not finite.

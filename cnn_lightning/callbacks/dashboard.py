@@ -1,40 +1,44 @@
-"""Callbacks that fill TensorBoard with pictures and tables, without an effect on training.
-
-They expect an ImageClassifier that is trained on an ImageDataModule.
-"""
+"""A callback that fills TensorBoard with texts, tables and the graph of the network, without an effect on training."""
 
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
 from torch import nn
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from cnn_lightning.callbacks.config import SaveConfig
 from cnn_lightning.callbacks.progress import Layer, layers_of
+from cnn_lightning.checkpointing.main_settings import MAIN, TRAINER, changed_settings, main_settings
 from cnn_lightning.checkpointing.settings import flat_settings
-from cnn_lightning.reporting import images
+from cnn_lightning.facts import name_of
 
 HOW_TO_READ = Path(__file__).with_name("how_to_read.md")
+# A chart with two lines of a run tells them apart by markers, in an order that changes. So each has a chart, and the
+# third is a line from which a band reaches to the other.
 CHARTS = {
-    "loss": {"loss": ["Multiline", ["epoch/train_loss", "epoch/val_loss"]]},
-    "accuracy": {"accuracy": ["Multiline", ["epoch/train_acc", "epoch/val_acc"]]},
+    quantity: {
+        f"{quantity} in training": ["Multiline", [f"epoch/train_{tag}"]],
+        f"{quantity} in validation": ["Multiline", [f"epoch/val_{tag}"]],
+        f"{quantity} in validation (line) and in training (end of the band)": [
+            "Margin",
+            [f"epoch/val_{tag}", f"epoch/val_{tag}", f"epoch/train_{tag}"],
+        ],
+    }
+    for quantity, tag in (("accuracy", "acc"), ("loss", "loss"))
 }
-# The columns of HPARAMS.
-METRICS = ("test/acc", "test/loss", "val/acc", "val/loss", "epoch/images_per_second")
-NOT_COMPARED = ("trainer.", "data.root", "data.download", "dashboard")
-COMPARED = ("trainer.max_epochs", "trainer.precision", "trainer.gradient_clip_val", "trainer.accumulate_grad_batches")
+# The columns of HPARAMS; TensorBoard first shows five settings and five metrics.
+METRICS = ("test/acc", "test/loss", "val/acc", "val/loss", "time/images_per_second")
+COMPARED = {f"trainer.{name}" for name in TRAINER}
+NOT_COMPARED = ("trainer.", "data.root", "data.download", "dashboard", "save_every_n_steps")
 
 
 class Overview(Callback):
@@ -45,86 +49,34 @@ class Overview(Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Write all of it, once."""
-        for writer in _writers(trainer):
+        for writer in writers_of(trainer):
             writer.add_text("how_to_read", HOW_TO_READ.read_text(encoding="utf-8"))
             writer.add_text("layers", _layers_table(pl_module))
             writer.add_custom_scalars(CHARTS)
             _add_graph(writer, pl_module)
             for callback in trainer.callbacks:
                 if isinstance(callback, SaveConfig):
-                    config = callback.path.read_text()
-                    writer.add_text("config", f"```yaml\n{config}\n```")
-                    _add_hparams(writer, config)
+                    text = callback.path.read_text()
+                    config = yaml.safe_load(text)
+                    settings = flat_settings("", config)
+                    if trainer.datamodule is not None:
+                        settings["data"] = name_of(trainer.datamodule)
+                    main, changed = main_settings(settings), changed_settings(config, type(pl_module))
+                    writer.add_text(
+                        "settings", f"{_settings_table(main | changed)}\n\nAll settings:\n```yaml\n{text}\n```"
+                    )
+                    _add_hparams(writer, settings, main, changed)
 
 
-class Pictures(Callback):
-    """Draws pictures and a precision-recall curve of every class after every epoch.
-
-    They show augmentation, the first training images of an epoch, the filters of the first layer, the feature maps of a
-    validation image, the confusion matrix, and rank 0's misclassified validation images with the highest confidence.
-    """
-
-    IMAGES = 32
-    VERSIONS = 7
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Draw images as they are, and next to each what augmentation may turn it into."""
-        loader = trainer.train_dataloader
-        if not loader.augment or trainer.global_step:  # a resumed run has drawn it
-            return
-        for writer in _writers(trainer):
-            originals = loader.images[: self.IMAGES // (1 + self.VERSIONS)]
-            changed, rng = originals.repeat_interleave(self.VERSIONS, dim=0), np.random.default_rng(0)
-            for change in loader.augment:
-                changed = change(changed, change.draw(len(changed), rng).to(changed.device))
-            changed = changed.to(torch.uint8).unflatten(0, (len(originals), -1))
-            rows = torch.cat([originals[:, None], changed], dim=1)
-            captions = ["as it is", *[""] * self.VERSIONS] * len(originals)
-            grid = images.grid(images.pixels(rows.flatten(0, 1)), captions, columns=1 + self.VERSIONS)
-            _add_image(writer, "augmentation", grid, 1)
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Draw the first training batch of the epoch."""
-        if batch_idx:
-            return
-        for writer in _writers(trainer):
-            shown, labels = (part[: self.IMAGES] for part in batch)
-            grid = images.grid(images.pixels(shown), [trainer.datamodule.class_names[label] for label in labels])
-            _add_image(writer, "training_images", grid, trainer.current_epoch + 1)
-
-    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Draw the network and its predictions for the validation images."""
-        if trainer.sanity_checking:
-            return
-        own = pl_module.val_metrics.images
-        _, logits, labels = pl_module.val_metrics.gathered()  # on all ranks, because it synchronises them
-        for writer in _writers(trainer):
-            epoch, data, net = trainer.current_epoch + 1, trainer.datamodule, pl_module.net
-            counts = multiclass_confusion_matrix(logits, labels, data.num_classes).cpu().numpy()
-            probabilities, labels = logits.float().softmax(dim=1).nan_to_num().cpu(), labels.cpu()  # may have diverged
-            for index, name in enumerate(data.class_names):
-                writer.add_pr_curve(f"pr_curve/{name}", labels == index, probabilities[:, index], epoch)
-            shown = data.part("val")[0][:: trainer.world_size][:own]
-            example = data.normalize(shown[:1])[0].to(pl_module.device)
-            wrong = images.misclassified(shown, labels[:own], probabilities[:own], data.class_names, self.IMAGES)
-            _add_image(writer, "confusion_matrix", images.confusion_matrix(counts, data.class_names), epoch)
-            _add_image(writer, "mistakes", wrong, epoch)
-            _add_image(writer, "filters", images.filters(net), epoch)
-            _add_image(writer, "feature_maps", images.feature_maps(net, example), epoch)
-
-
-def _writers(trainer: Any) -> Iterator[Any]:
+def writers_of(trainer: Any) -> Iterator[Any]:
     """The event files of rank 0; other ranks have none."""
     if trainer.is_global_zero:
         yield from (logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger))
 
 
-def _add_image(writer: Any, name: str, image: Image.Image | None, epoch: int) -> None:
-    if image is not None:
-        writer.add_image(f"images/{name}", np.asarray(image), epoch, dataformats="HWC")
-
-
 def _add_graph(writer: Any, pl_module: Any) -> None:
+    if pl_module.example_input_array is None:  # Pictures says so, with all else that is left out
+        return
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # the writer prints errors as well
         warnings.filterwarnings("ignore", "`torch.jit.trace", FutureWarning)  # the writer calls it
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # a network may branch on shapes
@@ -137,17 +89,40 @@ def _add_graph(writer: Any, pl_module: Any) -> None:
             print(f"warning: no graph in TensorBoard, because the network cannot be traced: {reason}", file=sys.stderr)
 
 
-def _add_hparams(writer: Any, config: str) -> None:
+def _add_hparams(writer: Any, settings: dict[str, Any], main: dict[str, Any], changed: dict[str, Any]) -> None:
+    """Write a row of HPARAMS; custom because add_hparams starts a run of its own, and leaves the columns unsorted."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard.summary import hparams
 
-    settings = {
-        name: value if type(value) in (int, float, str) else str(value)  # TensorBoard shows booleans as 0.000 and 1.000
-        for name, value in flat_settings("", yaml.safe_load(config)).items()
-        if name in COMPARED or not name.startswith(NOT_COMPARED)
+    # TensorBoard takes the columns of all runs from one of them, and sorts them by "differs" and then by name.
+    numbered = {f"{number}_{name}": main[name] for number, name in enumerate(MAIN) if name in main}
+    rest = {
+        name: value
+        for name, value in settings.items()
+        if name in MAIN.values() or name in COMPARED or not name.startswith(NOT_COMPARED)
+    } | changed
+    values = {
+        name: value if type(value) in (int, float, str) else str(value)  # it shows booleans as 0.000 and 1.000
+        for name, value in (numbered | rest).items()
     }
-    # Custom because add_hparams starts a run of its own; here the metrics are the curves of this run.
-    for summary in hparams(settings, dict.fromkeys(METRICS)):
+    summaries = hparams(values, dict.fromkeys(METRICS))  # the metrics are the curves of the run
+    plugin = summaries[0].value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    columns = [column for column in content.experiment.hparam_infos if column.name not in MAIN.values()]
+    for column in columns:
+        column.differs = column.name in numbered or column.name in changed
+        column.display_name = column.name[2:] if column.name in numbered else ""
+    content.experiment.ClearField("hparam_infos")
+    content.experiment.hparam_infos.extend(columns)
+    plugin.content = content.SerializeToString()
+    for summary in summaries:
         writer.file_writer.add_summary(summary)
+
+
+def _settings_table(settings: Mapping[str, Any]) -> str:
+    return "\n".join(
+        ["| setting | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in settings.items())]
+    )
 
 
 def _layers_table(pl_module: Any) -> str:
@@ -164,6 +139,8 @@ def _size_formula(layer: Layer) -> str:
         return ""
     sizes: list[Any] = [layer.module.kernel_size, layer.module.padding, layer.module.stride]
     kernel, padding, stride = (size[0] if isinstance(size, tuple) else size for size in sizes)
+    if len(layer.in_size) != 4 or len(layer.out_size) != 4:  # it does not run, or the image has no known size
+        return ""
     side, out = layer.in_size[2], layer.out_size[2]
     if isinstance(padding, str) or (side - kernel + 2 * padding) // stride + 1 != out:
         return ""

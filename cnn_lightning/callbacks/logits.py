@@ -1,5 +1,7 @@
 """The logits of a test, for metrics besides loss and accuracy."""
 
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -12,10 +14,19 @@ class KeepLogits(Callback):
     Attributes:
         logits: (N, num_classes) float, after a test.
         labels: (N,) int64.
+        example: (C, H, W) float: the first test image, as the network sees it.
     """
 
     logits: Tensor
     labels: Tensor
+    example: Tensor
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first image."""
+        if not batch_idx:
+            self.example = batch[0][0].cpu()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy them before the metrics are reset."""

@@ -130,10 +130,16 @@ class LayerTable(ModelSummary):
         """Print the table."""
         layers = list(layers_of(pl_module)) if trainer.is_global_zero else []
         if layers:
-            print(f"\n{'layer':<16}{'type':<18}{'output':<16}{'parameters':>12}")
-            for layer in layers:
-                print(f"{layer.name:<16}{type(layer.module).__name__:<18}{layer.output:<16}{layer.parameters:>12,}")
-            print(f"{'total':<50}{sum(layer.parameters for layer in layers):>12,}\n")
+            rows = [("layer", "type", "output", "parameters")]
+            rows += [
+                (layer.name, type(layer.module).__name__, layer.output, f"{layer.parameters:,}") for layer in layers
+            ]
+            total = sum(weight.numel() for name, weight in pl_module.named_parameters() if name.startswith("net."))
+            widths = [max(least, *(len(row[i]) + 2 for row in rows)) for i, least in enumerate((16, 18, 16))]
+            lines = [
+                [*map(str.ljust, row, widths), f"{row[3]:>12}"] for row in [*rows, ("total", "", "", f"{total:,}")]
+            ]
+            print("", *("".join(line) for line in lines), "", sep="\n")
 
 
 def can_draw() -> bool:
@@ -142,7 +148,7 @@ def can_draw() -> bool:
 
 
 class Layer(NamedTuple):
-    """A layer of the network, the sizes of its input and output for one image, and its number of parameters."""
+    """A layer of the network, the sizes of its input and output for one image ("?" if unknown), and its parameters."""
 
     name: str
     module: nn.Module
@@ -152,17 +158,20 @@ class Layer(NamedTuple):
 
     @property
     def output(self) -> str:
-        """Size of its output, like "16 × 28 × 28"."""
-        return " × ".join(map(str, self.out_size[1:]))
+        """Size of its output, like "16 × 28 × 28", of the first of several; "" where it is not known."""
+        size = self.out_size[0] if self.out_size and isinstance(self.out_size[0], list) else self.out_size
+        return " × ".join(map(str, size[1:]))
 
 
 def layers_of(pl_module: Any) -> Iterator[Layer]:
     """The layers of the network, in the order of its constructor."""
-    # Lightning moves the example to the network's device, but does not convert it to its precision (bf16-true).
-    pl_module.example_input_array = pl_module.example_input_array.to(next(pl_module.net.parameters()).dtype)
+    example = pl_module.example_input_array
+    if example is not None:
+        # Lightning moves the example to the network's device, but does not convert it to its precision (bf16-true).
+        pl_module.example_input_array = example.to(next(pl_module.net.parameters(), example).dtype)
     summary = summarize(pl_module, max_depth=-1)
     columns = (summary.layer_names, summary.in_sizes, summary.out_sizes, summary.param_nums)
     for name, *numbers in zip(*columns, strict=True):
         module = pl_module.get_submodule(name)
-        if name.startswith("net.") and not list(module.children()):
+        if (name == "net" or name.startswith("net.")) and not list(module.children()):
             yield Layer(name.removeprefix("net."), module, *numbers)

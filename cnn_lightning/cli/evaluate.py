@@ -12,8 +12,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
 from cnn_lightning.callbacks import KeepLogits
-from cnn_lightning.checkpointing.settings import epoch_of, run_of
+from cnn_lightning.checkpointing.settings import run_of
 from cnn_lightning.cli.exit_codes import command
+from cnn_lightning.cli.report_facts import facts_of_checkpoint
 from cnn_lightning.cli.run_folders import make_folder, next_name, remove_if_empty
 from cnn_lightning.cli.shifted_images import AccuracyByShift, accuracy_by_shift, check_room, shift_table
 from cnn_lightning.cli.terminal import device_name, is_rank_zero, print_rank_zero, relative_path
@@ -21,8 +22,13 @@ from cnn_lightning.cli.trained_cli import TrainedCLI
 from cnn_lightning.data.augment import FlipAndShift
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.errors import UsageError
+from cnn_lightning.facts import class_names_of, has_parts, name_of
 from cnn_lightning.lightning_fixes import keyboard_interrupt
 from cnn_lightning.reporting.evaluation import ENSEMBLE, Evaluation
+
+# What a data module needs besides labels and images, and where that is described.
+MISSING = "{} does not hand out its test images"
+TO_ADD = "add class_names, part and normalize to it (docs/own.md)"
 
 
 class EvaluateCLI(TrainedCLI):
@@ -76,7 +82,14 @@ class EvaluateCLI(TrainedCLI):
 
     def evaluation(self) -> Evaluation:
         """Return what the last test gave."""
-        return Evaluation(self.kept.labels, self.kept.logits.double().softmax(dim=1), self.datamodule.class_names)
+        logits = self.kept.logits.double()
+        names = class_names_of(self.datamodule, logits.shape[1])
+        if len(names) > logits.shape[1]:
+            raise UsageError(
+                f"the network has {logits.shape[1]} outputs, and {name_of(self.datamodule)} has {len(names)} classes: "
+                "expected as many"
+            )
+        return Evaluation(self.kept.labels, logits.softmax(dim=1), names)
 
     def test_on(self, images: Tensor) -> Evaluation:
         """Test the model on changed test images, (N, C, H, W) uint8 or float."""
@@ -103,6 +116,10 @@ def evaluate(args: Sequence[str]) -> None:
     for cli in clis:
         cli.datamodule.prepare_data()
         cli.datamodule.setup("test")
+        changes = [f"--{name}" for name in ("shift", "tta") if cli.config[name]]
+        if changes and not has_parts(cli.datamodule):
+            missing = MISSING.format(name_of(cli.datamodule))
+            raise UsageError(f"{changes[0]} is not possible, because {missing}: leave it out, or {TO_ADD}")
         if cli.config.shift is not None:
             check_room(cli.datamodule, cli.config.shift)
     if folder:
@@ -118,7 +135,7 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
     evaluations: dict[str, Evaluation] = {}
     shifts: dict[str, AccuracyByShift] = {}
     for cli in clis:
-        what = f"{type(cli.model.net).__name__} on {type(cli.datamodule).__name__}"
+        what = f"{type(cli.model.net).__name__} on {name_of(cli.datamodule)}"
         print_rank_zero(f"Testing {what}, device {device_name(cli.trainer)}")
         if not cli.test(cli.checkpoint_path):
             return
@@ -148,7 +165,7 @@ def _check_comparable(clis: Sequence[EvaluateCLI]) -> None:
         shown = relative_path(cli.checkpoint_path)
         if paths.count(path) > 1:
             raise UsageError(f"{shown} is named twice: name each checkpoint once")
-        names[type(cli.datamodule).__name__] = sizes[cli.datamodule.batch_size] = shown
+        names[name_of(cli.datamodule)] = sizes[getattr(cli.datamodule, "batch_size", None)] = shown
     if len(names) > 1:
         listed = ", ".join(f"{path} of {name}" for name, path in names.items())
         raise UsageError(f"{listed}: expected checkpoints of one dataset, or choose one with --data")
@@ -180,7 +197,7 @@ def _run_name(cli: EvaluateCLI) -> str:
     name = f"{run.parent.name}/{run.name}" if run else relative_path(cli.checkpoint_path)
     if run and stem != "best":
         name += f", {stem}"
-    shift = cli.datamodule.hparams["shift"]
+    shift = cli.datamodule.hparams.get("shift")
     return f"{name}, --data.shift {shift}" if shift else name
 
 
@@ -194,7 +211,7 @@ def _mean_of_views(cli: EvaluateCLI, evaluation: Evaluation) -> Evaluation:
         (1, 0),
         (1, 2),
     ]  # in an image with a pixel added on every side
-    mirrored = (0, 1) if cli.datamodule.can_flip else (0,)
+    mirrored = (0, 1) if getattr(cli.datamodule, "can_flip", False) else (0,)
     change = FlipAndShift(flip=True, shift=1)
     draws = [torch.tensor((flip, *start)) for flip in mirrored for start in starts]
     views = [evaluation, *(cli.test_on(change(images, draw.expand(len(images), 3))) for draw in draws[1:])]
@@ -220,13 +237,14 @@ def _write_report(
     from cnn_lightning.reporting import plots, report
 
     data, run = cli.datamodule, run_of(cli.checkpoint_path)
-    images, _ = data.part("test")
-    facts = {
-        "checkpoint": relative_path(cli.checkpoint_path),
-        "saved": f"in epoch {epoch_of(cli.checkpoint)}, after {cli.checkpoint['global_step']:,} optimizer steps",
-    }
+    images, example = None, cli.kept.example
+    if has_parts(data):
+        images, _ = data.part("test")
+        example = data.normalize(images[:1])[0]
+    else:
+        print_rank_zero(f"The report has no misclassified images, because {MISSING.format(name_of(data))}: {TO_ADD}")
+    facts = facts_of_checkpoint(cli.checkpoint, cli.checkpoint_path, run)
     if cli.config.tta:
         facts["probabilities"] = "means over an image, the same shifted by a pixel and, except for digits, mirrored"
-    net, example = cli.model.net.eval(), data.normalize(images[:1])[0]
-    scalars = plots.read_scalars(run) if run else None
-    return report.write_report(folder, type(data).__name__, net, evaluations, images, example, facts, scalars, shifts)
+    net, scalars = cli.model.net.eval(), plots.read_scalars(run) if run else None
+    return report.write_report(folder, name_of(data), net, evaluations, images, example, facts, scalars, shifts)

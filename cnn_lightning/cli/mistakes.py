@@ -51,7 +51,7 @@ def mistakes(args: Sequence[str]) -> None:
     if wrong:
         shown = digits[[int(row["index"]) for row in wrong], 0].numpy()
         captions = [f"{row['index']}{'*' * (row in known)}\n{row['predicted']}, label {row['true']}" for row in wrong]
-        images.grid(shown, captions, columns=10).save(picture, optimize=True)
+        images.grid(shown, captions).save(picture, optimize=True)
     template = Template(Path(__file__).with_name("mistakes.md").read_text(encoding="utf-8"), trim_blocks=True)
     page = template.render(
         wrong_labels=WRONG_LABELS,

@@ -26,10 +26,10 @@ def check_room(data: ImageDataModule, most: int) -> None:
     rows, columns = drawn.any(dim=1), drawn.any(dim=0)
     room = min(int(line.nonzero().min()) for line in (rows, rows.flip(0), columns, columns.flip(0)))
     if most > room:
-        pad = data.pad + most - room
+        pad = getattr(data, "pad", 0) + most - room
         raise UsageError(
             f"--shift {most} would cut the test images at the edge, {room} pixels away: use a network that was trained "
-            f"with --data.pad {pad} --model.net.image_size {data.SIDE + 2 * pad}"
+            f"with --data.pad {pad}"
         )
 
 

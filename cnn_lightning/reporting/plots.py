@@ -1,6 +1,7 @@
 """Plots for reports, drawn by matplotlib into PNG files without pyplot and its global state."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -31,6 +32,8 @@ ROWS = {
     "optimizer step": {"loss": ("train/loss", "val/loss"), "accuracy": ("train/acc", "val/acc")},
     "epoch": {"loss": ("epoch/train_loss", "epoch/val_loss"), "accuracy": ("epoch/train_acc", "epoch/val_acc")},
 }
+# Tags before version 0.2, which TensorBoard sorted before the accuracy.
+RENAMED = {f"epoch/{name}": f"time/{name}" for name in ("images_per_second", "seconds")}
 
 
 def read_scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -50,7 +53,10 @@ def read_scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every point that it drops
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})  # 0: all of them
     events.Reload()
-    return {tag: _latest(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+    points: dict[str, list[Any]] = defaultdict(list)
+    for tag in sorted(events.Tags()["scalars"], key=lambda tag: tag not in RENAMED):  # the former names first
+        points[RENAMED.get(tag, tag)] += events.Scalars(tag)
+    return {tag: _latest(points[tag]) for tag in points}
 
 
 def curves(scalars: Mapping[str, Points], path: Path) -> None:
@@ -63,7 +69,7 @@ def curves(scalars: Mapping[str, Points], path: Path) -> None:
     rows = {step: plots for step, plots in ROWS.items() if any(map(scalars.get, sum(plots.values(), ())))}
     if not rows:
         return
-    figure = Figure(figsize=(9, 3.2 * len(rows)))
+    figure = Figure(figsize=(6.4, 2.6 * len(rows)))
     grid = figure.subplots(len(rows), 2, squeeze=False)
     for line, (step, plots) in zip(grid, rows.items(), strict=True):
         for axes, (quantity, tags) in zip(line, plots.items(), strict=True):
@@ -116,7 +122,7 @@ def accuracy_by_shift(shifts: Shifts, path: Path) -> None:
     styles: dict[str, dict[str, Any]] = {"up to": {"ls": "-", "marker": "o"}, "corner": {"ls": "--", "marker": "s"}}
     texts = {"up to": "moved at random by up to n pixels", "corner": "moved into a corner by n pixels"}
     handles = [Line2D([], [], color=GREY, ms=4, label=texts[kind], **style) for kind, style in styles.items()]
-    figure = Figure(figsize=(7.5, 4.4 + 0.2 * len(shifts)))
+    figure = Figure(figsize=(6.4, 4.4 + 0.2 * len(shifts)))
     axes = figure.subplots()
     for index, (name, lines) in enumerate(shifts.items()):
         colour = COLOURS[index % len(COLOURS)]

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import StrictUndefined, Template
-from torch import Tensor
+from torch import Tensor, nn
 
-from cnn_lightning.nets import ConvNet
 from cnn_lightning.reporting import images as drawings
 from cnn_lightning.reporting import palette, plots
 from cnn_lightning.reporting.evaluation import ENSEMBLE, Evaluation
@@ -19,9 +18,9 @@ from cnn_lightning.reporting.tables import as_csv
 def write_report(
     folder: Path,
     dataset: str,
-    net: ConvNet,
+    net: nn.Module,
     evaluations: Mapping[str, Evaluation],
-    images: Tensor,
+    images: Tensor | None,
     example: Tensor,
     facts: Mapping[str, str],
     scalars: Mapping[str, Points] | None = None,
@@ -34,7 +33,7 @@ def write_report(
         dataset: Name of the dataset.
         net: Network of the first checkpoint, in evaluation mode.
         evaluations: Checkpoint, or "ensemble", -> its evaluation. The first is shown in detail.
-        images: (N, C, H, W) uint8: the test images, or more.
+        images: (N, C, H, W) uint8: the test images, or more; None leaves out the misclassified images.
         example: (C, H, W) float: the image for the feature maps, normalised as in training, on the network's device.
         facts: What else to say about the first checkpoint: label -> text.
         scalars: Curves of the first checkpoint's run, from ``plots.read_scalars``.
@@ -56,10 +55,13 @@ def write_report(
     (folder / "figures.json").write_text(text + "\n", encoding="utf-8")
 
     names = evaluation.class_names
+    wrong = None
+    if images is not None:
+        wrong = drawings.misclassified(images, evaluation.labels, evaluation.probabilities, names)
     pictures = {
         "confusion_matrix": drawings.confusion_matrix(evaluation.confusion_matrix.numpy(), names),
-        "mistakes": drawings.misclassified(images, evaluation.labels, evaluation.probabilities, names),
-        "filters": drawings.filters(net),
+        "mistakes": wrong,
+        "filters": drawings.filters(net, example),
         "feature_maps": drawings.feature_maps(net, example),
     }
     for name, picture in pictures.items():

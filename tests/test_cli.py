@@ -62,7 +62,7 @@ class TestFit:
         for name in ("best", "last"):
             model = ImageClassifier.load_from_checkpoint(run / f"checkpoints/{name}.ckpt", weights_only=True).eval()
             tested[name] = cross_entropy(model(data.normalize(images)), labels).item()
-        ((_, loss),) = scalars(run)["test/loss"]
+        *_, (_, loss) = scalars(run)["test/loss"]
         assert loss == pytest.approx(tested["best"], rel=1e-4)
         assert loss != pytest.approx(tested["last"], rel=1e-2)
 
@@ -180,10 +180,11 @@ class TestResume:
         weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, part)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
         curves = scalars(part)
-        assert [step for step, _ in curves["test/loss"]] == [12, 24]  # it was tested before it went on, too
+        # It was tested before it went on, too; each test is a line that begins at step 0.
+        assert [step for step, _ in curves["test/loss"]] == [0, 12, 0, 24]
         for tag, points in scalars(whole).items():
-            if not tag.endswith(("images_per_second", "epoch/seconds")):
-                assert curves[tag][-1:] == points if tag.startswith("test/") else curves[tag] == points, tag
+            if not tag.endswith(("images_per_second", "time/seconds")):
+                assert curves[tag][-2:] == points if tag.startswith("test/") else curves[tag] == points, tag
         assert yaml.safe_load((part / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
         assert yaml.safe_load((part / "config_2.yaml").read_text())["trainer"]["max_epochs"] == 4
 
@@ -375,7 +376,8 @@ class TestErrors:
             ("--model.nett LeNetCNN", "there is no option --model.nett; did you mean --model.net?"),
             ("--model.net.widht 3", "there is no option --model.net.widht; did you mean --model.net.width?"),
             ("--data.batchsize 3", "there is no option --data.batchsize; did you mean --data.batch_size?"),
-            ("--epochs 3", "there is no option --epochs; use --trainer.max_epochs N"),
+            ("--epochs 3", "there is no option --epochs; use --trainer.max_epochs 3"),
+            ("--model.lr 0.1", "there is no option --model.lr; use --model.optimizer.lr 0.1"),
             ("fast", "there is no option fast; see --help"),
             ("--model.net LeNetCN", "--model.net LeNetCN: there is no such class; did you mean LeNetCNN?"),
             (
@@ -384,7 +386,7 @@ class TestErrors:
                 "TwoLayerCNN, VGGCNN, WideCNN",
             ),
             ("--data FashonMNIST", "--data FashonMNIST: there is no such class; did you mean FashionMNIST?"),
-            ("--data CIFAR10", "--data CIFAR10: there is no such class; choose from Digits, FashionMNIST, MNIST"),
+            ("--data CIFAR10", "--data CIFAR10: there is no such class; choose from Digits, EMNIST, FashionMNIST, "),
             ("--trainer.callbacks+=EarlyStoping", "did you mean EarlyStopping?"),
             ("--model.optimizer.lr x", "--model.optimizer.lr x: expected float"),
             ("--trainer.devices x", "`devices`"),
@@ -394,11 +396,25 @@ class TestErrors:
             ("--data Digits --model.optimizer.lr null", "lr is null, expected a number: change --model.optimizer.lr"),
             ("--data Digits --model.lr_schedule.div_factor 0", "division by zero: change --model.lr_schedule"),
             ("--model.lr_schedule StepLR", "StepLR: there is no such class; choose from Cosine, OneCycle"),
-            ("--model.optimizer.momentum 1", "--model.optimizer.momentum is not an option of the class that is chosen"),
+            ("--model.optimizer.momentum 1", "--model.optimizer.momentum is an option of "),
+            ("--model.optimizer.momentum 1", "not of AdamW: choose with --model.optimizer NAME"),
+            ("--data Digits --data.split letters", "an option of EMNIST, not of Digits: choose with --data EMNIST"),
+            ("--data EMNIST --data.split capitals", "--data.split capitals: expected 'byclass', 'bymerge', "),
+            ("--data EMNIST --data.batchsize 3", "--data.batchsize; did you mean --data.batch_size?"),
+            ("--model MLP", "--model MLP: expected a YAML file with settings; did you mean --model.net MLP?"),
+            ("--model Nonsense", "--model Nonsense: expected a YAML file with settings"),
+            ("--trainer.logger CSVLogger", "CSVLogger needs save_dir: add --trainer.logger.save_dir (Save directory)"),
+            ("--trainer.logger.save_dir x", "--trainer.logger.save_dir needs its class before it, CSVLogger, "),
+            ("--trainer.callbacks.patience 3", "EarlyStopping: add --trainer.callbacks+=EarlyStopping"),
+            ("--trainer.max_epochs -3", "Change --trainer.max_epochs."),
+            ("--trainer.max_time 5", "Change --trainer.max_time."),
+            ("--data.shift -1", "error: shift is -1, expected 0 to 27: change --data.shift"),
+            ("--data.flip maybe", "--data.flip maybe: expected bool"),
             ("--model.optimizer Adan", "--model.optimizer Adan: there is no such class; did you mean Adam?"),
             ("--model.lr_schedule OneCircle", "did you mean OneCycle?"),
             ("--data.batch_size many", "--data.batch_size many: expected int"),
-            ("--data.mean x", "--data.mean x: expected float or null"),
+            ("--data Digits --data.batch_size 2.5", "--data.batch_size 2.5: expected int"),
+            ("--data.mean x", "--data.mean x: expected float or list or null"),
             ("--trainer.max_epochs 2.5", "--trainer.max_epochs 2.5: expected int or null"),
             ("--trainer.precision 17", "--trainer.precision 17: expected 64, 32, 16"),
             ("--data.batch_size 0", "batch_size is 0, expected at least 1: change --data.batch_size"),

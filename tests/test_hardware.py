@@ -311,7 +311,7 @@ class TestThreads:
         more = ("--trainer.max_epochs=2", "--model.lr_schedule=null")
         train(f"--ckpt_path={last}", *more)
         assert "device cpu (1 thread, as when the run began)" in train.output
-        assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2, "the caller's number, again"
 
     def test_number_of_a_larger_machine(self, threads, monkeypatch):
         monkeypatch.setattr(os, "cpu_count", lambda: 4)

@@ -7,9 +7,10 @@ import pytest
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 
+from cnn_lightning import TorchvisionNet
 from cnn_lightning.cli.config_files import StepwiseParser
 from cnn_lightning.cli.fit import fit
-from cnn_lightning.cli.option_names import REPLACEMENTS, instead_of
+from cnn_lightning.cli.option_names import REPLACEMENTS, instead_of, trainer_options
 
 GROUPS = ("", "trainer.", "data.", "model.", "model.net.")
 
@@ -64,6 +65,7 @@ def test_former_and_foreign_names(options):
 def test_what_replaces_them_exists(options):
     arguments = [name for cls in (EarlyStopping, TQDMProgressBar) for name in inspect.signature(cls).parameters]
     existing = {*options, *(f"--trainer.callbacks.{name}" for name in arguments)}
+    existing |= {f"--model.net.{name}" for name in inspect.signature(TorchvisionNet).parameters}
     for replacement in REPLACEMENTS.values():
         words = re.findall(r"--[\w.]+", replacement)
         assert words or replacement.startswith(("scripts/compare.py", "leave it out"))
@@ -74,17 +76,44 @@ def test_what_replaces_them_exists(options):
 @pytest.mark.parametrize(
     ("mistyped", "end"),
     [
-        ("--trainer.gpus", "; use --trainer.accelerator gpu --trainer.devices N"),
-        ("--data_dir", "; use --data.root FOLDER"),
-        ("--data.data_dir", "; use --data.root FOLDER"),
+        ("--trainer.gpus", "; use --trainer.accelerator gpu --trainer.devices 1"),
+        ("--data_dir", "; use --data.root 1"),
+        ("--data.data_dir", "; use --data.root 1"),
         ("--data.num_workers", "; leave it out: datasets are kept in memory, without worker processes"),
         ("--batch-size", "; did you mean --data.batch_size?"),
-        ("--lr", "; did you mean --model.optimizer.lr?"),
+        ("--lr", "; use --model.optimizer.lr 1"),
+        ("--model.lr", "; use --model.optimizer.lr 1"),
+        ("--epochs", "; use --trainer.max_epochs 1"),
+        ("--trainer.epochs", "; use --trainer.max_epochs 1"),
+        ("--fold", "; use scripts/compare.py with variants of --data.split_seed, as docs/usage.md shows"),
+        ("--classes", "; leave it out: the network takes the sizes and the number of classes of the dataset"),
         ("--max_epochs", "; did you mean --trainer.max_epochs?"),
         ("--modle.net", "; did you mean --model.net?"),
         ("--trianer.max_epoch", "; did you mean --trainer.max_epochs?"),
     ],
 )
 def test_examples(mistyped, end, options, error_of):
-    assert instead_of(mistyped, options) == end
+    assert instead_of(mistyped, options, "1") == end
     assert error_of(fit, f"{mistyped}=1") == f"error: there is no option {mistyped}{end}"
+
+
+def test_the_value_that_was_typed_is_in_the_answer(error_of):
+    assert error_of(fit, "--epochs", "3").endswith("; use --trainer.max_epochs 3")
+    assert error_of(fit, "--model.lr=0.1").endswith("; use --model.optimizer.lr 0.1")
+    assert error_of(fit, "--patience", "2").endswith("--trainer.callbacks.patience=2")
+    assert error_of(fit, "--data_dir", "/my data").endswith("; use --data.root FOLDER"), "it would need quotes"
+    assert error_of(fit, "--epochs").endswith("; use --trainer.max_epochs N")
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("`max_epochs` must be a non-negative integer or -1. You passed in -3.", "--trainer.max_epochs"),
+        ("`devices` selected with `CPUAccelerator` should be an int > 0.", "--trainer.devices"),
+        ("`Timer(duration='5')` is not a valid duration.", "--trainer.max_time"),
+        ("You set `Trainer(accelerator=cpu)` with `Trainer(devices=0)`", "--trainer.accelerator or --trainer.devices"),
+        ("Something else", "the options of --trainer"),
+    ],
+)
+def test_options_of_the_trainer_that_an_error_is_about(message, named):
+    assert trainer_options(message) == named

@@ -37,8 +37,8 @@ def test_own_network_in_a_file_of_its_own_trains(train, tmp_path, monkeypatch):
     (tmp_path / "mynet.py").write_text(network)
     monkeypatch.syspath_prepend(tmp_path)
     command = "python scripts/fit.py --model.net mynet.SmallCNN --model.net.width 12"
-    assert f"PYTHONPATH=. {command}\n" in README
-    assert train(*command.split()[2:]).parts[-2:] == ("SmallCNN-MNIST", "version_0")
+    assert f"\n{command}\n" in README
+    assert train(*command.split()[2:]).parts[-2:] == ("mynet.SmallCNN-MNIST", "version_0")
 
 
 def test_ci_runs_the_test_command():

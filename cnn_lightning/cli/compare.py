@@ -10,13 +10,12 @@ The folder's grid.yaml says what is compared. If there is none, it is written fr
       LeNetCNN: --model.net LeNetCNN
       LeNetCNN, shifted: --model.net LeNetCNN --data.shift 2
     data: [MNIST, FashionMNIST]    default: the recipe's dataset; a recipe's data options apply to that dataset only
-    seeds: [0, 1, 2]
+    seeds: [0, 1, 2]               {seed} in options stands for the seed, as in --data.split_seed {seed}
     options: --trainer.max_epochs 10      for all variants; the options of a variant override them
 
 Each finished run is saved to runs.csv at once; table.md, table.csv and accuracy.png summarise its rows, which are not
 measured again. After Ctrl-C, SIGTERM or a failed run, the same command resumes, also in the middle of a run. After
-SIGKILL the active runs continue on their own, and the same command resumes them later. Test accuracy is that of the
-epoch with the lowest validation loss, measured once, when a run ends.
+SIGKILL the active runs continue on their own. Test accuracy is that of the epoch with the lowest validation loss.
 """
 
 import asyncio
@@ -42,6 +41,7 @@ from cnn_lightning.checkpointing.files import write_file
 from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.checkpointing.settings import epoch_of
 from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command, with_home
+from cnn_lightning.cli.from_python import run_event_loop
 from cnn_lightning.cli.run_folders import make_folder, newest_best
 from cnn_lightning.cli.terminal import processor_name, relative_path
 from cnn_lightning.errors import UsageError
@@ -69,7 +69,7 @@ def compare(args: Sequence[str]) -> None:
         cells = read_grid(options.folder / "grid.yaml", {name: value for name, value in asked.items() if value})
         results = Results(options.folder / "runs.csv", [cell.key for cell in cells])
         print(f"{len(cells)} runs, {len(results.rows)} of them done; results in {options.folder}", flush=True)
-        failed = asyncio.run(train_all(cells, results, options.logs, options.jobs))
+        failed = run_event_loop(train_all(cells, results, options.logs, options.jobs))
         results.write_tables()
     print(f"\n{(options.folder / 'table.md').read_text(encoding='utf-8')}" if results.rows else "\nNo results yet.")
     if failed:
@@ -116,9 +116,9 @@ class Cell:
 
     def command(self, logs: Path) -> list[str]:
         """The command that starts or resumes the run."""
-        words = [sys.executable, "-m", "cnn_lightning", "fit"]
-        words += [f"--config={self.recipe}"] if self.recipe else []
-        words += [*self.options, *([f"--data={self.data}"] if self.data else []), f"--seed_everything={self.seed}"]
+        words = [sys.executable, "-m", "cnn_lightning", "fit", *([f"--config={self.recipe}"] if self.recipe else [])]
+        words += [option.replace("{seed}", str(self.seed)) for option in self.options]
+        words += [*([f"--data={self.data}"] if self.data else []), f"--seed_everything={self.seed}"]
         words += [f"--trainer.default_root_dir={self.folder(logs)}", "--ckpt_path=last"]
         return [*words, "--trainer.enable_progress_bar=false", "--dashboard=false"]
 
@@ -154,8 +154,7 @@ def grid_cells(grid: Any, path: Path) -> list[Cell]:
         where, recipe = f"{path}: {name}{data and f' for {data}'}", None
         words = split_options(own.get(data) if isinstance(own, dict) else own, where)
         if words[:1] == ["--config"] and len(words) > 1:
-            path_of_recipe = with_home(words[1])
-            files = Path(path_of_recipe), Path(__file__).parents[2] / path_of_recipe
+            files = [folder / with_home(words[1]) for folder in (Path(), Path(__file__).parents[2])]
             recipe = next(filter(Path.is_file, files), None)
             if not recipe:
                 raise UsageError(f"{where}: there is no recipe {words[1]}")  # neither here nor in this package
@@ -240,13 +239,16 @@ def read_run(folder: Path) -> dict[str, Any]:
     """Read the result of a run from its best checkpoint and its curves."""
     best = newest_best(folder.glob("*-*"))
     checkpoint, curves = read_run_checkpoint(best), plots.read_scalars(best.parents[1])
-    if missing := {"test/acc", "val/acc", "epoch/seconds"} - curves.keys():
+    if missing := {"test/acc", "val/acc", "time/seconds"} - curves.keys():
         raise UsageError(f"{folder} has no {', '.join(sorted(missing))}: keep tests, checkpoints and curves enabled")
-    seconds, speeds = (dict(curves[f"epoch/{name}"]) for name in ("seconds", "images_per_second"))
+    seconds, speeds = (dict(curves[f"time/{name}"]) for name in ("seconds", "images_per_second"))
     total = sum(seconds.values())
-    net = ImageClassifier.load_from_checkpoint(best, map_location="cpu").net
+    parameters = checkpoint.get("parameters")
+    if parameters is None:  # version 0.1 did not save it, and had no networks of the user's
+        net = ImageClassifier.load_from_checkpoint(best, map_location="cpu").net
+        parameters = sum(weight.numel() for weight in net.parameters())
     return {
-        "weights": sum(weight.numel() for weight in net.parameters()),
+        "weights": parameters,
         "test_acc": round(curves["test/acc"][-1][1], 6),
         "test_loss": round(curves["test/loss"][-1][1], 6),
         "val_acc": round(dict(curves["val/acc"])[checkpoint["global_step"]], 6),

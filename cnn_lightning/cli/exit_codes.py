@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, TextIO
+from typing import NoReturn, TextIO, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -24,10 +24,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import cnn_lightning
 from cnn_lightning.callbacks.signals import stop_signals
 from cnn_lightning.classifier import ImageClassifier
-from cnn_lightning.cli.terminal import print_rank_zero, silence_known_warnings
-from cnn_lightning.data import ImageDataModule
+from cnn_lightning.cli.from_python import Arguments, CommandError, process_restored, to_words
+from cnn_lightning.cli.terminal import known_warnings_silenced, print_rank_zero
+from cnn_lightning.data import ImageDataModule, ImageFolder
 from cnn_lightning.errors import UsageError
 
+Result = TypeVar("Result")
 # Errors of the operating system that are no mistake in code.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 # Where the code lies that is not the user's: Python, installed packages, this package, and the script that was called.
@@ -35,53 +37,76 @@ _FOREIGN = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purel
 _FOREIGN += [str(Path(cnn_lightning.__file__).parent), "<"]
 
 
-def command(function: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str] | None], None]:
+class Exit(SystemExit):
+    """An error that was printed in one line, its message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(2)
+        self.message = message
+
+
+def command(function: Callable[[Sequence[str]], Result]) -> Callable[..., Result]:
     """Turn a function of command-line arguments into a command.
 
     A mistake in the user's input is printed in one line, with exit code 2. A mistake in the user's code is a traceback
     that ends in their file, with exit code 1. Ctrl-C exits with 130, SIGTERM with 143, SIGHUP with 129,
     and a closed pipe, as of ``| head``, with 141.
+
+    From Python, the command takes a list of words or a dictionary of settings, returns what the function returns, and
+    leaves the process as it was, except for its random numbers. A mistake in the input is then a CommandError.
     """
 
     @wraps(function)
-    def run(args: Sequence[str] | None = None) -> None:
-        silence_known_warnings()
+    def run(args: Arguments | None = None) -> Result:
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.append("")  # classes of the user's lie in the current folder, as for python -m
         try:
-            with _signals_raise(), broken_pipe_exits():
-                function([with_home(arg) for arg in (sys.argv[1:] if args is None else args)])
-        except UsageError as error:
-            exit_with(f"{error}: change {option_of(error.argument)}" if error.argument else str(error))
-        except MisconfigurationException as error:
-            exit_with(str(error))
-        except OSError as error:
-            if error.errno not in _DISK_ERRORS:
-                _end_in_own_file(error)
-                raise
-            exit_with(f"cannot read or write {error.filename or 'a file'} ({error.strerror}): free space, or change it")
-        except KeyboardInterrupt:
-            print_rank_zero("\nInterrupted.", file=sys.stderr)
-            sys.exit(130)
-        except Exception as error:
-            # PyTorch raises a RuntimeError for the memory of a CPU.
-            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                exit_with(f"out of memory ({error}): choose a smaller network, batch or image")
-            _end_in_own_file(error)
-            raise
+            with process_restored(), known_warnings_silenced():
+                return _call(function, args)
+        except Exit as stop:
+            raise CommandError(stop.message) from None
 
     return run
 
 
+def _call(function: Callable[[Sequence[str]], Result], args: Arguments | None) -> Result:
+    try:
+        with _signals_raise(), broken_pipe_exits():
+            return function([with_home(arg) for arg in (sys.argv[1:] if args is None else to_words(args))])
+    except UsageError as error:
+        exit_with(f"{error}: change {option_of(error.argument)}" if error.argument else str(error))
+    except MisconfigurationException as error:
+        exit_with(str(error))
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            _end_in_own_file(error)
+            raise
+        exit_with(f"cannot read or write {error.filename or 'a file'} ({error.strerror}): free space, or change it")
+    except KeyboardInterrupt:
+        print_rank_zero("\nInterrupted.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        # PyTorch raises a RuntimeError for the memory of a CPU.
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            exit_with(f"out of memory ({error}): choose a smaller network, batch or image")
+        _end_in_own_file(error)
+        raise
+
+
 def exit_with(message: str) -> NoReturn:
     """Print an error in one line and exit with code 2."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    message = " ".join(message.split())
+    print("error:", message, file=sys.stderr)
+    raise Exit(message)
 
 
 def option_of(argument: str) -> str:
     """Return the option that sets an argument of the model, the dataset, the Trainer or the network."""
     if argument.partition(".")[0] in inspect.signature(ImageClassifier).parameters:
         return f"--model.{argument}"
-    for group, cls in (("data", ImageDataModule), ("trainer", Trainer)):
+    if argument.startswith("data."):  # where a network has an argument of the same name
+        return f"--{argument}"
+    for group, cls in (("data", ImageDataModule), ("data", ImageFolder), ("trainer", Trainer)):
         if argument in inspect.signature(cls).parameters:
             return f"--{group}.{argument}"
     return f"--model.net.{argument}"
@@ -156,7 +181,9 @@ def _signals_raise() -> Iterator[None]:
         return
     handlers = dict.fromkeys(stop_signals(), lambda number, _: sys.exit(128 + number))
     handlers[signal.SIGINT] = signal.default_int_handler
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    # A handler that was not set from Python cannot be restored.
+    known = {number: handler for number, handler in handlers.items() if signal.getsignal(number) is not None}
+    before = {number: signal.signal(number, handler) for number, handler in known.items()}
     try:
         yield
     finally:

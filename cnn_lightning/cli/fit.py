@@ -6,22 +6,29 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, SaveConfig, Stopped
+from cnn_lightning.callbacks.layer_errors import naming_layer
 from cnn_lightning.callbacks.position import stopped_early, within_epoch
-from cnn_lightning.checkpointing.settings import RESUME_KEY, epoch_of
+from cnn_lightning.checkpointing.settings import RESUME_KEY, check_dataset, epoch_of
+from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.cli.exit_codes import command
 from cnn_lightning.cli.fit_cli import FitCLI
 from cnn_lightning.cli.hardware import keep_threads
 from cnn_lightning.cli.loggers import keep_rows
 from cnn_lightning.cli.run_folders import run_lock
 from cnn_lightning.cli.terminal import command_words, device_name, is_rank_zero, print_rank_zero, program, relative_path
+from cnn_lightning.data import ImageDataModule
 from cnn_lightning.errors import DivergedError, UsageError
+from cnn_lightning.facts import name_of
 from cnn_lightning.lightning_fixes import callbacks_of, keyboard_interrupt
+from cnn_lightning.nets import ConvNet
 
 # What Lightning and PyTorch notice only while they train, and what to do about it.
 _LATE_ERRORS = {
@@ -32,18 +39,39 @@ _LATE_ERRORS = {
 }
 
 
+@dataclass(frozen=True)
+class Run:
+    """What ``fit`` has made, for programs that call it.
+
+    Args:
+        folder: The folder of the run; None where nothing is saved.
+        checkpoint: The best checkpoint, which was tested; None where there is none.
+        metrics: "test/loss" and "test/acc", which is in [0, 1]; empty where nothing was tested.
+        model: The ImageClassifier, with the weights that were tested.
+        datamodule: The data module.
+        trainer: The Trainer.
+    """
+
+    folder: Path | None
+    checkpoint: Path | None
+    metrics: dict[str, float]
+    model: ImageClassifier = field(repr=False)  # their texts would fill a notebook
+    datamodule: LightningDataModule = field(repr=False)
+    trainer: Trainer = field(repr=False)
+
+
 @command
-def fit(args: Sequence[str]) -> None:
+def fit(args: Sequence[str]) -> Run:
     """Train a network, keep its best and its last checkpoint, and test the best.
 
     Args:
-        args: Command-line arguments. Defaults to those of this process.
+        args: Command-line arguments, or a dictionary of settings. Defaults to the arguments of this process.
     """
     cli = FitCLI(args)
     with run_lock(cli.run) if cli.run and is_rank_zero() else nullcontext():
         train(cli)
         best = Path(cli.best.best_model_path) if cli.best and cli.best.best_model_path else None
-        cli.test(best)
+        tested = cli.test(best)
     trainer = cli.trainer
     if cli.run:
         print_rank_zero(f"run         {relative_path(cli.run)}")
@@ -52,6 +80,8 @@ def fit(args: Sequence[str]) -> None:
     if isinstance(trainer.logger, TensorBoardLogger):
         words = [program("tensorboard"), "--logdir", relative_path(trainer.logger.save_dir)]
         print_rank_zero(f"curves      {shlex.join(words)}")
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()} if tested else {}
+    return Run(cli.run and cli.run.absolute(), best and best.absolute(), metrics, cli.model, cli.datamodule, trainer)
 
 
 def train(cli: FitCLI) -> None:
@@ -59,10 +89,14 @@ def train(cli: FitCLI) -> None:
     model, data, trainer = cli.model, cli.datamodule, cli.trainer
     if cli.ckpt_path and cli.ckpt_path.stat().st_mtime_ns != cli.saved_at:
         raise UsageError(f"{cli.ckpt_path} changed while this command started; run the command again")
-    # Dataset and network are prepared before Lightning starts, so that a mistake leaves no empty run.
-    data.prepare_data()
-    data.setup("fit")
-    if cli.ckpt_path is None:
+    # Dataset and network are prepared before Lightning starts, so that a mistake leaves no empty run. A data module of
+    # the user's may take long: only Lightning prepares it.
+    if isinstance(data, ImageDataModule):
+        data.prepare_data()
+        data.setup("fit")
+    if cli.ckpt_path is not None:
+        check_dataset(cli.checkpoint, cli.ckpt_path, data)
+    elif isinstance(model.net, ConvNet):
         model.net.load_pretrained()
     if cli.ckpt_path and trainer.strategy.root_device.type == "cpu":
         keep_threads(cli.checkpoint.get(RESUME_KEY, {}).get("threads", 0))
@@ -70,7 +104,7 @@ def train(cli: FitCLI) -> None:
     if cli.resumes:
         keep_rows(trainer.loggers, cli.checkpoint)
     try:
-        with keyboard_interrupt(trainer):
+        with keyboard_interrupt(trainer), naming_layer(model.net):
             trainer.fit(model, datamodule=data, ckpt_path=cli.ckpt_path, weights_only=True)
         finished = trainer.global_step == trainer.max_steps or stopped_early(callbacks_of(trainer))
         if within_epoch(trainer) and not finished:
@@ -111,10 +145,11 @@ def _print_start(cli: FitCLI) -> None:
     elif cli.config.ckpt_path == "last":
         print_rank_zero("There is no run to resume, or it has no checkpoint yet: starting a new run")
     seed = "no seed" if cli.config.seed_everything is False else f"seed {cli.config.seed_everything}"
-    print_rank_zero(
-        f"Training {type(cli.model.net).__name__} on {type(data).__name__}: {data.size('train'):,} training and "
-        f"{data.size('val'):,} validation images, {seed}, device {device_name(cli.trainer)}"
-    )
+    sizes = ""
+    if isinstance(data, ImageDataModule):
+        sizes = f": {data.size('train'):,} training and {data.size('val'):,} validation images"
+    what = f"{type(cli.model.net).__name__} on {name_of(data)}"
+    print_rank_zero(f"Training {what}{sizes}, {seed}, device {device_name(cli.trainer)}")
     epochs, every = cli.trainer.max_epochs or 0, cli.trainer.check_val_every_n_epoch or 1
     if epochs > 0 and (left := epochs % every):
         print_rank_zero(

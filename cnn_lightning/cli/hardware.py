@@ -110,6 +110,18 @@ def keep_threads(threads: int) -> None:
         _reasons[now] = f"although the run began with {threads}: the last bits of its results will differ"
 
 
+def forget_threads(threads: int) -> None:
+    """End what ``choose_threads`` and ``keep_threads`` chose for a command.
+
+    Args:
+        threads: The number before.
+    """
+    choose_threads.cache_clear()
+    _reasons.clear()
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
 def describe_threads() -> str:
     """Say how many threads PyTorch uses, and why, where other than all: "1 thread, because ..."."""
     threads = torch.get_num_threads()

@@ -85,7 +85,7 @@ def train(options: list[str], variables: Mapping[str, str]) -> tuple[float, int]
         last = newest_last(Path(folder).glob("*-*"))
         if ended.returncode or last is None:
             raise UsageError(f"scripts/fit.py failed: {' '.join(ended.stderr.split())[-300:]}")
-        seconds = sum(value for _, value in read_scalars(last.parents[1])["epoch/seconds"])
+        seconds = sum(value for _, value in read_scalars(last.parents[1])["time/seconds"])
         return seconds, read_run_checkpoint(last)[RESUME_KEY]["threads"]
 
 

@@ -6,6 +6,8 @@ import platform
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -46,7 +48,7 @@ def program(name: str) -> str:
 def command_words(name: str) -> list[str]:
     """Return how a command was called: as a script, as ``python -m cnn_lightning``, or as ``cnn-lightning``."""
     called = Path(sys.argv[0])
-    if called.name == "__main__.py":
+    if called.name == "__main__.py" or (called.suffix == ".py" and called.stem != name):  # a program of the user's
         return [program("python"), "-m", "cnn_lightning", name]
     return [program("python"), relative_path(called)] if called.suffix == ".py" else [relative_path(called), name]
 
@@ -57,7 +59,8 @@ def relative_path(path: str | Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def silence_known_warnings() -> None:
+@contextmanager
+def known_warnings_silenced() -> Iterator[None]:
     """Silence warnings that users cannot act on, that do not hold here, or that the commands print themselves."""
     if hasattr(sys.stdout, "reconfigure"):
         # A file name may have letters that a terminal cannot show; a log file shows each line when it is printed.
@@ -72,6 +75,7 @@ def silence_known_warnings() -> None:
         "The number of training batches .* is smaller",  # every epoch ends with a point of the curves
         "You requested to overfit but enabled",  # shuffling is off then
         "Precision .* is not supported by the model summary",  # LayerTable shows no sizes in MB
+        "You're resuming from a checkpoint that ended before",  # ResumeState skips the batches that were trained
         "Be aware that when using `ckpt_path`, callbacks",  # evaluate needs no callbacks of fit
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -79,9 +83,19 @@ def silence_known_warnings() -> None:
         "GPU avail", "TPU avail", "💡", "Seed set", "Restor", "Loaded model", "Loading `train", "Trainer already",
         "Using bfloat16", "`Trainer.fit` stopped: `max_epochs", "Found current_model_state",
     )  # fmt: skip
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(lambda record: not record.getMessage().startswith(noise))
+
+    def is_no_noise(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(noise)
+
+    names = ("lightning.pytorch", "lightning.fabric")
+    handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
+    for handler in handlers:
+        handler.addFilter(is_no_noise)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_no_noise)
 
 
 def _report_thread(ended: threading.ExceptHookArgs) -> None:

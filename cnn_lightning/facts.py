@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
@@ -33,7 +34,10 @@ class Facts:
 
 @runtime_checkable
 class HasParts(Protocol):
-    """A data module that hands out its images, for pictures and reports."""
+    """A data module that hands out its images, for pictures and reports.
+
+    ``part`` returns the validation and test images in the order of their dataloaders.
+    """
 
     class_names: Sequence[str]
 
@@ -51,14 +55,16 @@ def has_parts(data: Any) -> bool:
 
 def facts_of(data: LightningDataModule) -> Facts:
     """Collect what a data module tells of its images in attributes with the names of ``Facts``."""
-    names = getattr(data, "class_names", None)
-    in_channels = getattr(data, "in_channels", None)
+    names = class_names_of(data, 0)
+    in_channels, num_classes, image_size = (
+        _integer(getattr(data, name, None)) for name in ("in_channels", "num_classes", "image_size")
+    )
     return Facts(
         name=name_of(data),
         in_channels=in_channels,
-        num_classes=getattr(data, "num_classes", None) or (names and len(names)),
-        image_size=getattr(data, "image_size", None),
-        class_names=names and [str(name) for name in names],
+        num_classes=num_classes or len(names) or None,
+        image_size=image_size,
+        class_names=names or None,
         mean=_by_channel(getattr(data, "mean", None), in_channels),
         std=_by_channel(getattr(data, "std", None), in_channels),
     )
@@ -71,7 +77,8 @@ def name_of(data: LightningDataModule) -> str:
 
 def class_names_of(data: Any, num_classes: int) -> list[str]:
     """Names of the classes by label, at least ``num_classes``; their numbers where the data module has none."""
-    names = [str(name) for name in getattr(data, "class_names", None) or []]
+    names = getattr(data, "class_names", None)
+    names = [] if names is None else [str(name) for name in names]
     return names + [str(number) for number in range(len(names), num_classes)]
 
 
@@ -79,4 +86,12 @@ def _by_channel(value: Any, in_channels: int | None) -> list[float] | None:
     """One number a channel, from one for all or a sequence."""
     if value is None:
         return None
-    return [float(each) for each in value] if hasattr(value, "__iter__") else [float(value)] * (in_channels or 1)
+    values = torch.as_tensor(value, dtype=torch.float64).flatten().tolist()
+    return values * (in_channels or 1) if len(values) == 1 else values
+
+
+def _integer(value: Any) -> int | None:
+    """A plain number, since one of numpy could not be loaded safely; the side of a square as (side, side)."""
+    if isinstance(value, Sequence):
+        value = value[0] if len({*value}) == 1 else None
+    return int(value) if value else None

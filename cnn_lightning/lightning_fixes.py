@@ -95,20 +95,20 @@ def restore_loader_position(trainer: Trainer, position: dict[str, Any]) -> None:
 def skip_trained_batches(trainer: Trainer) -> None:
     """Skip the batches of an epoch that were trained before it was interrupted.
 
-    Lightning begins a loader that saves no state anew, so that some images are trained twice, and others not.
+    Lightning restarts a loader that has no state, so that some images are trained twice, and others not.
     https://github.com/Lightning-AI/pytorch-lightning/issues/18060 (seen in 2.6.6)
     """
     progress, fetcher = trainer.fit_loop.epoch_loop.batch_progress, trainer.fit_loop._data_fetcher
     if fetcher is not None and trainer.fit_loop.restarted_mid_epoch:
-        begin_loader_again(trainer)
+        restart_loader(trainer)
         for _ in range(progress.current.ready):
             next(fetcher.iterator)  # type: ignore[arg-type]  # it exists once training starts
 
 
-def begin_loader_again(trainer: Trainer) -> None:
-    """Begin the training loader of a resumed run once the random state is restored.
+def restart_loader(trainer: Trainer) -> None:
+    """Restart the training loader of a resumed run after the random state is restored.
 
-    Lightning begins it before, and in the first epoch also when it is not resumed.
+    Lightning starts it before that; in the first epoch it does so in every run.
     """
     if trainer.current_epoch and trainer.fit_loop._data_fetcher is not None:
         iter(trainer.fit_loop._data_fetcher)

@@ -21,7 +21,7 @@ ALLOWED = {
     "recipes": set(),
     "lightning_fixes": {"errors"},
     "data": {"data", "errors", "checkpointing"},
-    "checkpointing": {"checkpointing", "errors", "facts"},
+    "checkpointing": {"checkpointing", "nets", "errors", "facts"},
     "reporting": {"reporting", "checkpointing", "nets", "errors"},
     "callbacks": LIBRARY - {"data", "optim"},
     "classifier": {"nets", "optim", "metrics", "errors", "checkpointing", "callbacks", "lightning_fixes"},

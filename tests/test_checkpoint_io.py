@@ -176,7 +176,7 @@ class TestStrangersCheckpoint:
             else:
                 settings[key] = name if key.startswith("_") else named
             for error in self.refused(state, tiny_root, capsys):
-                assert f"evil.ckpt names {name}, which is no imported network" in error, key
+                assert f"evil.ckpt names {name}, which is not an imported network" in error, key
             assert "evil_module" not in sys.modules
 
     @pytest.mark.parametrize("key", ["hparams", "module_arguments"])

@@ -201,7 +201,10 @@ def test_own_module_in_the_current_folder_is_found(in_new_process):
     Path("mynet.py").write_text("")
     code = "import sys; sys.path.remove(''); from cnn_lightning.cli.fit import fit; fit()"
     ended, _, errors = in_new_process(code, "fit.py", "--model.net=mynet.SmallCNN")
-    assert (ended, errors) == (2, "error: --model.net mynet.SmallCNN: there is no such class; see --help\n")
+    assert (ended, errors) == (
+        2,
+        "error: --model.net mynet.SmallCNN: there is no such class, and no other Network in mynet\n",
+    )
 
 
 @pytest.mark.parametrize("option", ["--data", "--model", "--model.net", "--trainer.callbacks+"])

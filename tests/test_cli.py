@@ -423,8 +423,8 @@ class TestErrors:
             ("--data Digits --model.optimizer.lr -1", "Invalid learning rate: -1.0: change --model.optimizer"),
             ("--data Digits --model.lr_schedule.pct_start 2", "change --model.lr_schedule"),
             ("--model.net.image_size 3", "an image of 3×3 pixels shrinks to nothing"),
-            ("--model.net.image_size 32", "image_size is 32 in TwoLayerCNN but 28 in"),
-            ("--model.net.num_classes 7", "num_classes is 7 in TwoLayerCNN but 10 in"),
+            ("--model.net.image_size 32", "TwoLayerCNN has image_size 32, but"),
+            ("--model.net.num_classes 7", "TwoLayerCNN has num_classes 7, but"),
             (
                 "--model.net.kernel_size 4",
                 "kernel_size is 4, expected a positive odd number: change --model.net.kernel_size",

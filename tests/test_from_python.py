@@ -326,6 +326,7 @@ def test_validate_test_and_predict():
     torch.testing.assert_close(probabilities, logits.softmax(1))
 
 
+@pytest.mark.campaign
 def test_seeds_of_the_split(capsys):
     """The comparison of docs/usage.md, with two seeds."""
     page = (REPOSITORY / "docs/usage.md").read_text()

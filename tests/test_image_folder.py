@@ -1,8 +1,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -22,7 +20,6 @@ from cnn_lightning.data import decoding, image_folder
 from cnn_lightning.data.decoding import ToSquare, decode, free_memory
 from cnn_lightning.data.photos import read_photo
 from cnn_lightning.errors import UsageError
-from tests.conftest import REPOSITORY
 
 CLASSES = ("blue", "green", "red")
 SIZES = ((24, 24), (40, 24), (24, 31), (90, 60))
@@ -600,7 +597,7 @@ def test_checkpoints_hold_plain_values_that_build_it_again(pictures):
 
 
 def test_commands(pets, in_new_process):
-    """Fit in a real process, evaluate with a report, and predict where the folder is gone."""
+    """Fit, evaluate with a report, and predict where the folder is gone."""
 
     def call(name, *options):
         code = f"from cnn_lightning.cli.{name} import {name}; {name}()"
@@ -608,11 +605,10 @@ def test_commands(pets, in_new_process):
 
     options = ["--data=ImageFolder", "--data.root=pets", "--data.image_size=16", "--data.batch_size=8"]
     options += ["--trainer.max_epochs=6", "--dashboard=false", "--trainer.accelerator=cpu"]
-    words = [sys.executable, "-m", "cnn_lightning", "fit", *options]
-    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Training TwoLayerCNN on pets: 49 training and 5 validation images" in done.stdout
-    assert "100.00% (6/6)" in done.stdout
+    ended, printed, errors = call("fit", *options)
+    assert ended == 0, errors
+    assert "Training TwoLayerCNN on pets: 49 training and 5 validation images" in printed
+    assert "100.00% (6/6)" in printed
     best = Path("logs/TwoLayerCNN-pets/version_0/checkpoints/best.ckpt")
     assert read_checkpoint(best)["dataset"]["class_names"] == [*CLASSES]
 

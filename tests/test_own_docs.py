@@ -32,7 +32,9 @@ def draw_pets(folder: Path, images: dict[str, int]) -> None:
 def typed(in_new_process):
     """Save the files of the page, and return a function that runs one of its commands in this folder."""
     draw_pets(Path("pets"), {"train": 30, "test": 8})
-    for name, code in re.findall(r"[Ss]ave this\s+as\s+`(\w+\.py)`.*?```python\n(.*?)```", PAGE, flags=re.DOTALL):
+    for name, code in re.findall(
+        r"[Ss]ave (?:this|it)\s+as\s+`(\w+\.py)`.*?```python\n(.*?)```", PAGE, flags=re.DOTALL
+    ):
         Path(name).write_text(code, encoding="utf-8")
 
     def run(command: str) -> str:
@@ -54,13 +56,14 @@ def commands(section: str) -> list[str]:
 def test_pictures_in_folders(typed):
     fitted, evaluated, predicted = map(typed, commands("Pictures in folders"))
     assert "Training TwoLayerCNN on pets" in fitted
-    assert "24/24" in re.sub(r"\d+/", "24/", evaluated)  # 8 pictures of each class
+    assert re.search(r"accuracy    \d+\.\d\d% \(2[0-4]/24\)", evaluated)  # 8 pictures of each class
     assert Path("logs/TwoLayerCNN-pets/version_0/report_0/report.html").is_file()
     assert predicted.count("cat/") == 8
 
 
 def test_own_network(typed):
     fit, resume, evaluate, predict, compare, small = commands("A network")
+    compare = compare.replace(" TwoLayerCNN --seeds 0 1 ", " --seeds 0 ")  # four runs take long
     assert "Training PetNet on pets" in typed(fit)
     assert "Resuming from logs/mynet.PetNet-pets/version_0" in typed(resume)
     assert "accuracy" in typed(evaluate)
@@ -79,12 +82,16 @@ def test_python_and_plain_program(typed):
     facts = torch.load(best, weights_only=True)["dataset"]
     assert facts["class_names"] == list(COLOURS)
     assert (len(facts["mean"]), facts["in_channels"], facts["image_size"]) == (3, 3, 64)
-    assert typed(f"python plain.py {best} pets/test/dog/0.jpg").strip() in COLOURS
+    # The classes that predict.py finds for pictures that are not square.
+    predicted = typed("python scripts/predict.py pets/test --model.net mynet.PetNet")
+    table = dict(re.findall(r"^(pets/test/\S+) +(\w+) ", predicted, flags=re.MULTILINE))
+    for picture in ("pets/test/cat/0.jpg", "pets/test/dog/7.jpg", "pets/test/rabbit/3.jpg"):
+        assert typed(f"python plain.py {best} {picture}").strip() == table[picture]
 
 
 def test_data_module_and_callback(typed):
     fit, evaluate = commands("A data module")
     assert "Training PetNet on Pets" in typed(fit)
-    assert "24" in typed(evaluate)
+    assert re.search(r"accuracy    \d+\.\d\d% \(\d+/24\)", typed(evaluate))
     (callback,) = commands("A callback")
     assert re.search(r"^val/loss \d\.\d{4}$", typed(callback), flags=re.MULTILINE)

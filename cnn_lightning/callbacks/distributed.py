@@ -43,5 +43,8 @@ def loss_over_ranks(
     """
     total = cross_entropy(logits, labels, weight=weight, label_smoothing=label_smoothing, reduction="sum")
     valid = labels[labels >= 0]
-    images = strategy.reduce((labels >= 0).sum() if weight is None else weight[valid].sum(), reduce_op="sum")
-    return total * torch.distributed.get_world_size() / images, total
+    share = (labels >= 0).sum() if weight is None else weight[valid].sum()
+    images = strategy.reduce(share.clone(), reduce_op="sum")
+    # As one process measures it: the (weighted) mean times the number of images.
+    measured = total if weight is None else total / share * len(valid)
+    return total * torch.distributed.get_world_size() / images, measured

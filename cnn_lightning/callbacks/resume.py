@@ -16,9 +16,9 @@ from cnn_lightning.callbacks.position import stopped_early
 from cnn_lightning.checkpointing.settings import FORMER_RESUME_KEY, RESUME_KEY
 from cnn_lightning.cores import own_cores
 from cnn_lightning.lightning_fixes import (
-    begin_loader_again,
     begin_next_epoch_with_max_steps,
     callbacks_of,
+    restart_loader,
     restore_loader_position,
     resume_accumulation,
     skip_trained_batches,
@@ -114,7 +114,7 @@ class ResumeState(Callback):
         if not hasattr(trainer.train_dataloader, "state_dict"):
             self._epoch_random = _random_states(trainer, pl_module.device)
             if trainer.fit_loop.is_resuming:
-                begin_loader_again(trainer)
+                restart_loader(trainer)
 
 
 def _logger_state(logger: Logger) -> dict[str, Any]:

@@ -2,20 +2,24 @@
 
 import inspect
 import sys
+import sysconfig
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from cnn_lightning.errors import UsageError
+from cnn_lightning.nets.base import ConvNet
 
 # The settings that may be the name of a class.
 _CLASSES = {"class_path", "_class_path", "net", "optimizer", "lr_schedule"}
-# Their modules are no networks of a user's.
-_LIBRARIES = {"lightning", "pytorch_lightning", "timm", "torch", "torchmetrics", "torchvision"}
+# Where installed packages lie, whose layers and models are not the user's networks.
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
@@ -60,7 +64,8 @@ def check_model(
         UsageError: It names other classes, or it does not describe its network, and none is given.
     """
     former = {key: checkpoint.get(key) for key in ("hparams", "module_arguments")}  # Lightning's former names
-    check_classes({"--model": checkpoint.get("hyper_parameters")} | former, bases, path)
+    saved = checkpoint.get("hyper_parameters", {})
+    check_classes({"--model": {key: saved[key] for key in saved.keys() - settings}} | former, bases, path)
     if "net" not in settings and "net" not in checkpoint.get("hyper_parameters", {"net": ""}):
         raise UsageError(
             f"{path} holds the weights of a network that was built in Python, and not how: expected "
@@ -88,7 +93,7 @@ def check_classes(
     unknown = [(option, value) for option, value in named if not _is_known(option, value, bases, trusted)]
     if unknown:
         raise UsageError(
-            f"{path} names {' and '.join(str(value) for _, value in unknown)}, which is no imported network, "
+            f"{path} names {' and '.join(str(value) for _, value in unknown)}, which is not an imported network, "
             "optimizer, schedule or dataset: it is not used because it could run code; if it is your own, import it, "
             f"on the command line with {' '.join(f'{option} {value}' for option, value in unknown)}"
         )
@@ -96,13 +101,30 @@ def check_classes(
 
 def _named_classes(option: str, settings: Any) -> Iterator[tuple[str, Any]]:
     """The classes that settings name, and the options that name them; "_instantiator" for what builds them."""
+    if isinstance(settings, str):  # jsonargparse reads YAML in it, and imports a name where a class is expected
+        try:
+            parsed = yaml.safe_load(settings)
+        except yaml.YAMLError:
+            return
+        if isinstance(parsed, Mapping | list):
+            yield from _named_classes(option, parsed)
+        elif _may_be_imported(settings):
+            yield option, settings
+        return
     items = settings.items() if isinstance(settings, Mapping) else ()
     for key, value in enumerate(settings) if isinstance(settings, list | tuple) else items:
         is_class = key in _CLASSES and value is not None and not isinstance(value, Mapping)
         own = option if key in ("class_path", "_class_path", "init_args") else f"{option}.{key}"
         if is_class or key == "_instantiator":
             yield str(key) if key == "_instantiator" else own, value
-        yield from _named_classes(own, value)
+        else:
+            yield from _named_classes(own, value)
+
+
+def _may_be_imported(text: str) -> bool:
+    """Whether a text is the path of something in an installed module, like "torch.nn.ReLU"."""
+    first, dot, rest = text.partition(".")
+    return bool(dot) and all(map(str.isidentifier, (first, *rest.split(".")))) and find_spec(first) is not None
 
 
 def _is_known(option: str, value: Any, bases: tuple[type, ...], trusted: Collection[str]) -> bool:
@@ -117,4 +139,5 @@ def _is_known(option: str, value: Any, bases: tuple[type, ...], trusted: Collect
 
 def _is_module_of_library(cls: type) -> bool:
     """Whether a class is a layer or model of an installed library: these take functions and files as arguments."""
-    return issubclass(cls, nn.Module) and cls.__module__.partition(".")[0] in _LIBRARIES
+    file = getattr(sys.modules[cls.__module__], "__file__", None) or ""
+    return issubclass(cls, nn.Module) and not issubclass(cls, ConvNet) and file.startswith(_LIBRARIES)

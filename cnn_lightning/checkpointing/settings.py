@@ -18,9 +18,13 @@ RESUME_KEY, FORMER_RESUME_KEY = "resume_state", "to_go_on"
 # What may differ when a run is resumed, besides all of --trainer.
 FREE_OPTIONS = {"--data.root", "--data.download", "--data.cache", "--model.compile_mode"}
 # Options that earlier checkpoints do not have, and the values they were trained with.
-NEW_OPTIONS = {"--model.label_smoothing": 0.0, "--data.flip": False, "--data.shift": 0, "--data.pad": 0} | {
-    f"--data.{name}": 0.0 for name in ("rotate", "scale", "shear", "elastic", "erase")
-}
+NEW_OPTIONS = {
+    "--model.label_smoothing": 0.0,
+    "--model.class_weights": None,
+    "--data.flip": False,
+    "--data.shift": 0,
+    "--data.pad": 0,
+} | {f"--data.{name}": 0.0 for name in ("rotate", "scale", "shear", "elastic", "erase")}
 
 
 def flat_settings(option: str, settings: Any) -> dict[str, Any]:
@@ -153,7 +157,7 @@ def check_dataset(checkpoint: Mapping[str, Any], path: Path, data: LightningData
     """
     saved, now = checkpoint.get("dataset", {}), asdict(facts_of(data))
     for name in sorted(saved.keys() & now.keys() - {"name"}):
-        if saved[name] != now[name]:
+        if None not in (saved[name], now[name]) and saved[name] != now[name]:  # None: not known before the set-up
             raise UsageError(
                 f"{path} was trained on other images: {name} is {saved[name]} there, and {now[name]} in "
                 f"{facts_of(data).name}: expected the same images, or leave out --ckpt_path to start a new run"

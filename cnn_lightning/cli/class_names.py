@@ -201,6 +201,8 @@ def _find(option: str, spec: Any) -> tuple[Any, str]:
     if name in members:
         return members[name], ""
     known = [key for key, member in members.items() if inspect.isclass(member) and issubclass(member, kind.bases)]
+    if not known:
+        return None, f"there is no such class, and no other {kind.bases[0].__name__} in {module}"
     return None, f"there is no such class{did_you_mean(spec, sorted(f'{module}.{each}' for each in known))}"
 
 

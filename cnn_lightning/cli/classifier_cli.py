@@ -22,7 +22,7 @@ from cnn_lightning.classifier import MODEL_CLASSES, ImageClassifier
 from cnn_lightning.cli.class_names import check_constructors
 from cnn_lightning.cli.config_files import StepwiseParser, check_config_files, class_name, parse
 from cnn_lightning.cli.hardware import AutoTrainer, choose_threads
-from cnn_lightning.cli.named_classes import named_classes
+from cnn_lightning.cli.named_classes import given_texts
 from cnn_lightning.cli.option_names import trainer_options
 from cnn_lightning.cli.sizes import adopt_sizes, check_sizes
 from cnn_lightning.cli.terminal import is_rank_zero, print_rank_zero, relative_path
@@ -123,8 +123,7 @@ class ClassifierCLI(LightningCLI):
             return {}
         self.saved_at = self.ckpt_path.stat().st_mtime_ns if self.ckpt_path.exists() else 0
         self.checkpoint = read_run_checkpoint(self.ckpt_path)
-        trusted = [str(each.spec) for several in named_classes(self.args).values() for each in several]
-        classes = (*MODEL_CLASSES, LightningDataModule)
+        classes, trusted = (*MODEL_CLASSES, LightningDataModule), given_texts(self.args)
         return saved_settings.settings_in(self.checkpoint, self.ckpt_path, classes, trusted)
 
     def find_checkpoint(self, config: Any) -> Path | None:

@@ -93,6 +93,7 @@ def parse(
     # The options of a class need to know the class. Those of --help end here.
     of_classes = tuple(f"--{option}." for option in classes)
     others = [o for o in options if not o.startswith(of_classes) or _name(o).endswith(".help")]
+    parser.complete = False  # a class may require some of its options
     config = _with_home(parser.parse_args([*others, *rest]))
     defaults = [dict(classes)]
     if saved := checkpoint(config):

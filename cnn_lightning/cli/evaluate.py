@@ -96,7 +96,7 @@ class EvaluateCLI(TrainedCLI):
         if self.trainer.progress_bar_callback:
             self.trainer.progress_bar_callback.disable()  # there would be one for each of many tests
         data = self.datamodule
-        loader = TensorLoader(images, data.part("test")[1], data.batch_size, data.normalize)
+        loader = TensorLoader(images, data.part("test")[1], getattr(data, "batch_size", None) or 64, data.normalize)
         with keyboard_interrupt(self.trainer):
             self.trainer.test(self.model, loader, verbose=False)
         return self.evaluation()

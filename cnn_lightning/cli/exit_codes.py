@@ -53,7 +53,8 @@ def command(function: Callable[[Sequence[str]], Result]) -> Callable[..., Result
     and a closed pipe, as of ``| head``, with 141.
 
     From Python, the command takes a list of words or a dictionary of settings, returns what the function returns, and
-    leaves the process as it was, except for its random numbers. A mistake in the input is then a CommandError.
+    leaves the process as it was, except for its random numbers and the current folder in ``sys.path``. A mistake in
+    the input is then a CommandError.
     """
 
     @wraps(function)

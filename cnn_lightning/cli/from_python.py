@@ -26,7 +26,7 @@ class CommandError(UsageError, SystemExit):
     """A user-facing error of a command.
 
     A SystemExit, so that a program that does not catch it ends with exit code 2, and a notebook shows its one line; a
-    ValueError, so that a program that goes on with the next run can catch it like any other.
+    ValueError, so that a program that continues with the next run can catch it like any other.
     """
 
     def __init__(self, message: object) -> None:

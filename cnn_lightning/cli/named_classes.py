@@ -78,6 +78,21 @@ def given_arguments(args: Sequence[str], option: str) -> dict[str, Any]:
     return given
 
 
+def given_texts(args: Sequence[str]) -> set[str]:
+    """Return all texts that the user gave for classes and their arguments, among them names of classes."""
+    texts: set[str] = set()
+    pending: list[Any] = []
+    for each in [each for several in named_classes(args, with_unnamed=True).values() for each in several]:
+        pending += [each.spec, each.arguments, *(argument.partition("=")[2] for argument in each.typed)]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            texts.add(value)
+        elif isinstance(value, Mapping | list):
+            pending += value.values() if isinstance(value, Mapping) else value
+    return texts
+
+
 def _arguments(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The options that were typed and their values; ``--key+=value`` counts as ``--key=value``."""
     for arg, following in zip_longest(args, args[1:], fillvalue=""):

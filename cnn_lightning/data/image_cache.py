@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,11 @@ def _key(root: Path, files: Sequence[Path], settings: str) -> str:
     for path in files:
         try:
             status = path.stat()
-            states.append((str(path.relative_to(root)), status.st_size, status.st_mtime_ns))
+            states.append((str(path.relative_to(root)), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         except OSError:  # a broken link, which cannot be read either
-            states.append((str(path.relative_to(root)), -1, -1))
-    return hashlib.sha256(json.dumps([VERSION, PIL.__version__, settings, states]).encode()).hexdigest()
+            states.append((str(path.relative_to(root)), -1, -1, -1))
+    readers = [PIL.__version__, find_spec("pillow_heif") is not None]  # what they cannot read is in the cache, too
+    return hashlib.sha256(json.dumps([VERSION, *readers, settings, states]).encode()).hexdigest()
 
 
 def _checksum(header: bytes, images: Tensor) -> bytes:

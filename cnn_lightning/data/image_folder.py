@@ -31,7 +31,7 @@ class ImageFolder(ImageDataModule):
     off. Or ``ROOT/CLASS/FILE``, of which a test set and a validation split are split off. Both splits are stratified;
     the test set is always the same, whatever ``split_seed`` is, as long as the files have the same names.
 
-    Pictures are PNG, JPEG, BMP, GIF, WebP and TIFF files, also in subfolders of a class. They are decoded once and held
+    Pictures are in a format that ``read_photo`` reads, also in subfolders of a class. They are decoded once and held
     in memory as uint8: 3,000 pictures of 64×64 in colour take 37 MB.
 
     Args:

@@ -55,7 +55,11 @@ class ConvNet(Network):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "ConvNet":  # noqa: D102
         net = super().__new__(cls)
-        arguments = inspect.signature(cls.__init__).bind_partial(net, *args, **kwargs).arguments
+        signature = inspect.signature(cls.__init__)
+        arguments = signature.bind_partial(net, *args, **kwargs).arguments
+        for parameter in signature.parameters.values():
+            if parameter.kind == parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(parameter.name, {})
         # Through __dict__, because nn.Module accepts attributes only after its own __init__.
         net.__dict__["init_args"] = {name: value for name, value in arguments.items() if value is not net}
         return net

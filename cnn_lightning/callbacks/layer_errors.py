@@ -34,7 +34,7 @@ def naming_layer(net: nn.Module) -> Iterator[None]:
 
 
 def _where(net: nn.Module, traceback: TracebackType | None) -> str:
-    """Describe the innermost ``forward`` of a module of the network in a traceback, "" if there is none."""
+    """Describe the innermost ``forward`` of a module of the network in a traceback, or return ""."""
     names = {id(module): name for name, module in net.named_modules()}
     found: FrameType | None = None
     while traceback:

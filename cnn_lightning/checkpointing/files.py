@@ -1,11 +1,14 @@
-"""Atomic file writes."""
+"""Atomic file writes, and a lock between processes."""
 
 import errno
 import itertools
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -35,6 +38,26 @@ def write_file(path: Path, content: bytes) -> None:
         raise
     for folder in path.parents[:2]:  # the second because the first may be new
         _flush_folder(folder)
+
+
+@contextmanager
+def wait_for_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock of a file; print a line to stderr if another process holds it, and wait.
+
+    Args:
+        path: The lock file, in a folder that exists.
+        what: What the other process prepares.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Waiting for another process, which prepares {what}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def numbered(name: str, suffix: str = "") -> Iterator[str]:

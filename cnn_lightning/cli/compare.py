@@ -44,6 +44,7 @@ from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command, wi
 from cnn_lightning.cli.from_python import run_event_loop
 from cnn_lightning.cli.run_folders import make_folder, newest_best
 from cnn_lightning.cli.terminal import processor_name, relative_path
+from cnn_lightning.cores import own_cores
 from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting import plots
 from cnn_lightning.reporting.tables import Key, Results
@@ -188,8 +189,7 @@ def digest_of(recipe: Path | None, options: Sequence[str]) -> str:
 
 async def train_all(cells: Sequence[Cell], results: Results, logs: Path, jobs: int) -> list[str]:
     """Train all runs that have no row, ``jobs`` at a time; returns those that failed, with the reasons."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs))} | os.environ
+    environment = {"OMP_NUM_THREADS": str(max(1, own_cores() // jobs))} | os.environ
     machine = {"threads": environment["OMP_NUM_THREADS"], "jobs": jobs, "processor": processor_name()}
     left = [cell for cell in cells if cell.key not in results.rows]
     slots, failed = asyncio.Semaphore(jobs), list[str]()

@@ -45,7 +45,7 @@ class Run:
 
     Args:
         folder: The folder of the run; None where nothing is saved.
-        checkpoint: The best checkpoint, which was tested; None where there is none.
+        checkpoint: The best checkpoint, which was tested; None where none was saved.
         metrics: "test/loss" and "test/acc", which is in [0, 1]; empty where nothing was tested.
         model: The ImageClassifier, with the weights that were tested.
         datamodule: The data module.

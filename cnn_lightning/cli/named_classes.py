@@ -45,7 +45,7 @@ def named_classes(args: Sequence[str], with_unnamed: bool = False) -> dict[str, 
 
     Args:
         args: The arguments.
-        with_unnamed: Begin each list with None as the name, for the arguments of a default class.
+        with_unnamed: Begin each list with None as the name; it holds the arguments of a default class.
     """
     found: dict[str, list[Named]] = {option: [Named(None)] * with_unnamed for option in CLASS_OPTIONS}
     for key, value in _arguments(args):

@@ -111,7 +111,7 @@ class OneLineParser(LightningArgumentParser):
         return f"there is no option {option}{instead_of(option, options, self._typed_value(option))}"
 
     def _typed_value(self, option: str) -> str:
-        """The value that was typed for an option; "" if there is none."""
+        """The value that was typed for an option, or ""."""
         for word, following in zip_longest(self.typed, self.typed[1:], fillvalue=""):
             if word == option:
                 return "" if following.startswith("--") else following

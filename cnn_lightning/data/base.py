@@ -142,7 +142,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Check that there is a folder ``root``, if one was given. Datasets that are downloaded do so here.
 
         Raises:
-            UsageError: There is none.
+            UsageError: There is no such folder.
         """
         if self._has_root and not self.root.is_dir():
             message = f"there is no folder {self.root.absolute()}, expected the folder that {self.name} is read from"

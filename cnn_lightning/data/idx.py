@@ -16,11 +16,10 @@ from urllib.parse import urljoin
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from torchvision import datasets
 
-from cnn_lightning.checkpointing.files import numbered, write_file
+from cnn_lightning.checkpointing.files import numbered, wait_for_lock, write_file
 from cnn_lightning.data.base import ImageDataModule
 from cnn_lightning.data.download import DownloadError, download
 from cnn_lightning.errors import UsageError
@@ -144,16 +143,10 @@ class IDXDataModule(ImageDataModule, ABC):
         """Let only one process at a time restore files, so that each is downloaded once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock_file = self.folder / ".lock"
-        lock = FileLock(lock_file)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"Waiting for another process, which prepares {self.source.__name__}", file=sys.stderr)
-            lock.acquire()
-        try:
-            yield
+            with wait_for_lock(lock_file, self.source.__name__):
+                yield
         finally:
-            lock.release()
             if list(self.folder.iterdir()) == [lock_file]:
                 with suppress(OSError):  # a folder that is not empty stays
                     lock_file.unlink()
@@ -194,7 +187,7 @@ class IDXDataModule(ImageDataModule, ABC):
 
 
 def _layout(head: bytes) -> tuple[np.dtype[Any], list[int]]:
-    """Return type and shape of an IDX file by its first 16 bytes; the shape is empty if it is none."""
+    """Return type and shape of an IDX file by its first 16 bytes; the shape is empty for another file."""
     zeros, kind, dimensions = head[:2], *(head[2:4].ljust(2, b"\0"))
     if zeros != bytes(2) or kind not in _TYPES or dimensions > 3 or len(head) < 4 + 4 * dimensions:
         return _TYPES[8], []

@@ -3,19 +3,17 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from cnn_lightning.checkpointing.files import write_file
+from cnn_lightning.checkpointing.files import wait_for_lock, write_file
 from cnn_lightning.errors import UsageError
 
 VERSION = 1  # of what the images of a picture are; raised when they change
@@ -44,7 +42,8 @@ def cached(
     """
     key = _key(root, files, settings)
     try:
-        with _lock(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wait_for_lock(path.with_name(f"{path.name}.lock"), str(path)):
             found = _read(path, key, len(files), shape) if path.exists() else "missing"
             if not isinstance(found, str):
                 return found
@@ -93,18 +92,3 @@ def _checksum(header: bytes, images: Tensor) -> bytes:
     digest = hashlib.sha256(header)
     digest.update(np.ascontiguousarray(images.numpy()).data)
     return digest.hexdigest().encode() + b"\n"
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f"{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Waiting for another process, which prepares {path}", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -28,7 +28,7 @@ class ImageFolder(ImageDataModule):
     """Pictures in folders, one for each class, as torchvision's ``ImageFolder`` reads them.
 
     ``ROOT/train/CLASS/FILE``, with ``ROOT/val`` and ``ROOT/test`` next to ``train``; what is missing of both is split
-    off. Or ``ROOT/CLASS/FILE``, of which a test set and a validation split are split off. Both splits are stratified;
+    off. Or ``ROOT/CLASS/FILE``: a test set and a validation split are split off. Both splits are stratified;
     the test set is always the same, whatever ``split_seed`` is, as long as the files have the same names.
 
     Pictures are in a format that ``read_photo`` reads, also in subfolders of a class. They are decoded once and held

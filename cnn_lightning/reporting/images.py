@@ -103,7 +103,7 @@ def misclassified(
         probabilities: (N, num_classes) float.
         class_names: The classes, by label.
         limit: Number of images drawn at most, fewer where names are long.
-        total: Number of images of which these N are a part. Defaults to N.
+        total: Number of all images, these N among them. Defaults to N.
     """
     confidence, predicted = probabilities.max(dim=1)
     wrong = (predicted != labels).nonzero()[:, 0]

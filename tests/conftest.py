@@ -175,3 +175,13 @@ def error_of(capsys):
 @pytest.fixture
 def images():
     return torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for the tests of a module."""
+    from tests.browser import launch  # here, because selenium may be missing
+
+    chromium = launch()
+    yield chromium
+    chromium.quit()

@@ -23,9 +23,10 @@ ALLOWED = {
     "data": {"data", "errors", "checkpointing"},
     "checkpointing": {"checkpointing", "nets", "errors", "facts"},
     "reporting": {"reporting", "checkpointing", "nets", "errors"},
+    "draw": {"draw", "reporting", "errors"},
     "callbacks": LIBRARY - {"data", "optim"},
     "classifier": {"nets", "optim", "metrics", "errors", "checkpointing", "callbacks", "lightning_fixes"},
-    "cli": {"cli", "classifier", "ImageClassifier"} | LIBRARY,
+    "cli": {"cli", "classifier", "draw", "ImageClassifier"} | LIBRARY,
     "__init__": {"classifier", "cores", "data", "nets", "optim", "optimizers", "schedules"},
     "__main__": {"cli"},
 }

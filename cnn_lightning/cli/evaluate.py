@@ -1,28 +1,25 @@
 """``scripts/evaluate.py``: test checkpoints, compare and average them, and write a report."""
 
-import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
-from cnn_lightning.callbacks import KeepLogits
 from cnn_lightning.checkpointing.settings import run_of
 from cnn_lightning.cli.exit_codes import command
 from cnn_lightning.cli.report_facts import facts_of_checkpoint
 from cnn_lightning.cli.run_folders import make_folder, next_name, remove_if_empty
 from cnn_lightning.cli.shifted_images import AccuracyByShift, accuracy_by_shift, check_room, shift_table
 from cnn_lightning.cli.terminal import device_name, is_rank_zero, print_rank_zero, relative_path
-from cnn_lightning.cli.trained_cli import TrainedCLI
+from cnn_lightning.cli.tested_cli import TestedCLI
 from cnn_lightning.data.augment import FlipAndShift
 from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.errors import UsageError
-from cnn_lightning.facts import class_names_of, has_parts, name_of
+from cnn_lightning.facts import has_parts, name_of
 from cnn_lightning.lightning_fixes import keyboard_interrupt
 from cnn_lightning.reporting.evaluation import ENSEMBLE, Evaluation
 
@@ -31,32 +28,20 @@ MISSING = "{} does not hand out its test images"
 TO_ADD = "add class_names, part and normalize to it (docs/own.md)"
 
 
-class EvaluateCLI(TrainedCLI):
+class EvaluateCLI(TestedCLI):
     """Builds what tests a checkpoint.
 
     Args:
         args: Command-line arguments.
         index: Which of the checkpoints that are named.
-
-    Attributes:
-        kept: Keeps the logits of the test images.
     """
 
     def __init__(self, args: Sequence[str], index: int = 0) -> None:
-        self.index = index
-        self.kept = KeepLogits()
-        self.extra_callbacks = [self.kept]
-        super().__init__(args, "Test checkpoints on the official test set of their dataset, and write a report.")
+        super().__init__(args, "Test checkpoints on the official test set of their dataset, and write a report.", index)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of evaluation."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument(
-            "ckpt_path",
-            nargs="*",
-            default=argparse.SUPPRESS,  # [] would replace those of a file
-            help="The checkpoint, or several to compare and average. Default: the best.ckpt that was saved last.",
-        )
         parser.add_argument(
             "--report",
             type=bool | str,
@@ -75,21 +60,6 @@ class EvaluateCLI(TrainedCLI):
             help="Test-time augmentation: average the probabilities over the image shifted by a pixel in each "
             "direction and, except for digits, over the mirrored ones.",
         )
-
-    def named_checkpoint(self, config: Any) -> str | None:
-        """Return the one with the number of this CLI."""
-        return paths[self.index] if (paths := config.get("ckpt_path")) else None
-
-    def evaluation(self) -> Evaluation:
-        """Return what the last test gave."""
-        logits = self.kept.logits.double()
-        names = class_names_of(self.datamodule, logits.shape[1])
-        if len(names) > logits.shape[1]:
-            raise UsageError(
-                f"the network has {logits.shape[1]} outputs, and {name_of(self.datamodule)} has {len(names)} classes: "
-                "expected as many"
-            )
-        return Evaluation(self.kept.labels, logits.softmax(dim=1), names)
 
     def test_on(self, images: Tensor) -> Evaluation:
         """Test the model on changed test images, (N, C, H, W) uint8 or float."""
@@ -110,7 +80,7 @@ def evaluate(args: Sequence[str]) -> None:
         args: Command-line arguments. Defaults to those of this process.
     """
     clis = [EvaluateCLI(args)]
-    clis += [EvaluateCLI(args, index) for index in range(1, len(clis[0].config.get("ckpt_path", [])))]
+    clis += [EvaluateCLI(args, index) for index in clis[0].others]
     _check_comparable(clis)
     folder = _report_folder(clis[0])
     for cli in clis:
@@ -155,6 +125,8 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
         print_rank_zero(shift_table(shifts))
     if folder and is_rank_zero():
         print_rank_zero(f"report      {relative_path(_write_report(folder, clis[0], evaluations, shifts))}")
+    paths = " ".join(relative_path(cli.checkpoint_path) for cli in clis)
+    print_rank_zero(f"try it      python scripts/draw.py {paths}")
 
 
 def _check_comparable(clis: Sequence[EvaluateCLI]) -> None:

@@ -1,0 +1,149 @@
+"""``scripts/draw.py``: write a page on which one draws a digit and sees what every layer of the network makes of it."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor
+
+from cnn_lightning.callbacks.dataset import example_input
+from cnn_lightning.checkpointing.files import numbered, write_file
+from cnn_lightning.checkpointing.settings import epoch_of, run_of
+from cnn_lightning.cli.exit_codes import command
+from cnn_lightning.cli.run_folders import make_folder
+from cnn_lightning.cli.terminal import relative_path
+from cnn_lightning.cli.tested_cli import TestedCLI
+from cnn_lightning.data.decoding import ToSquare
+from cnn_lightning.data.photos import SIZE, Preparation
+from cnn_lightning.draw.page import choose_images, model_of, packed_images, render_page
+from cnn_lightning.errors import UsageError
+from cnn_lightning.facts import class_names_of, facts_of, has_parts, name_of
+
+
+class DrawCLI(TestedCLI):
+    """Builds what a page shows of a checkpoint.
+
+    Args:
+        args: Command-line arguments.
+        index: Which of the checkpoints that are named.
+    """
+
+    def __init__(self, args: Sequence[str], index: int = 0) -> None:
+        description = "Write a page, one HTML file, that runs the network in the browser: draw a digit, see each layer."
+        super().__init__(args, description, index)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of the page."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--output", type=str | None, help="The new HTML file. Default: draw.html in the folder of the run."
+        )
+        parser.add_argument(
+            "--half", type=bool, default=False, help="Store the parameters as float16: half the size, less exact."
+        )
+
+
+@command
+def draw(args: Sequence[str]) -> None:
+    """Write the page of one or several checkpoints.
+
+    Args:
+        args: Command-line arguments. Defaults to those of this process.
+    """
+    clis = [DrawCLI(args)]
+    clis += [DrawCLI(args, index) for index in clis[0].others]
+    path = _new_file(clis[0])
+    models = [_model(cli) for cli in clis]
+    make_folder(path.parent, "--output")
+    page = render_page(models[0]["title"], models)
+    try:
+        write_file(path, page.encode())
+    except OSError as error:
+        raise UsageError(f"cannot write {path} ({error.strerror}): change --output") from error
+    print(f"\npage        {relative_path(path)} ({path.stat().st_size / 1000:,.0f} kB): open it in a browser")
+
+
+def _new_file(cli: DrawCLI) -> Path:
+    """Path of the page, which does not exist yet."""
+    if cli.config.output is None:
+        home = run_of(cli.checkpoint_path) or cli.checkpoint_path.parent
+        return next(path for name in numbered("draw", ".html") if not (path := home / name).exists())
+    path = Path(cli.config.output)
+    if path.exists():
+        raise UsageError(f"--output {path} exists: name a new file, or move that one away")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--output {path}: expected a name that ends with .html")
+    return path
+
+
+def _model(cli: DrawCLI) -> dict[str, Any]:
+    """Describe a checkpoint's network, its dataset and some test images for the page."""
+    data, net = cli.datamodule, cli.model.net
+    name, title = relative_path(cli.checkpoint_path), f"{type(net).__name__} on {name_of(data)}"
+    cli.model.load_state_dict(cli.checkpoint["state_dict"])
+    shape = _shape(cli)
+    try:
+        model = model_of(net.eval(), data.normalize, shape, cli.config.half)
+    except UsageError as error:
+        advice = "change --half" if error.argument == "half" else "docs/draw.md lists what it can"
+        raise UsageError(f"no page of {name}: {error}; {advice}") from error
+    images, accuracy = _test_images(cli)
+    parameters = sum(weight.numel() for weight in net.parameters())
+    classes = model["layers"][-1]["shape"][0]
+    return {
+        "title": title,
+        "dataset": name_of(data),
+        "source": name,
+        "facts": [f"epoch {epoch_of(cli.checkpoint)}", f"{parameters:,} parameters", *accuracy],
+        "classes": class_names_of(data, classes)[:classes],
+        "pad": getattr(data, "pad", 0),
+        "preparation": _preparation(data, shape),
+        "images": images,
+        **model,
+    }
+
+
+def _test_images(cli: DrawCLI) -> tuple[dict[str, Any] | None, list[str]]:
+    """Test the network; return test images for the page and the accuracy, neither if the dataset is not at hand."""
+    data = cli.datamodule
+    try:
+        data.prepare_data()
+        data.setup("test")
+    except UsageError as error:
+        print(f"warning: the page has no test images: {error}", file=sys.stderr)
+        return None, []
+    if not cli.test(cli.checkpoint_path):
+        return None, []
+    evaluation = cli.evaluation()
+    accuracy = [f"{evaluation.accuracy:.2%} of {evaluation.total:,} test images right"]
+    if not has_parts(data):
+        return None, accuracy
+    chosen = choose_images(evaluation.labels, evaluation.probabilities)
+    images, _ = data.part("test")
+    return packed_images(images[chosen], evaluation.labels[chosen], evaluation.predicted[chosen]), accuracy
+
+
+def _shape(cli: DrawCLI) -> torch.Size:
+    """(C, H, W) of an image, as the network or the dataset states it."""
+    example = cli.model.example_input_array
+    example = example_input(facts_of(cli.datamodule)) if example is None else example
+    if not isinstance(example, Tensor):
+        raise UsageError(
+            f"neither {type(cli.model.net).__name__} nor {name_of(cli.datamodule)} states in_channels and image_size, "
+            "which the page needs: add both as attributes to one of them (docs/own.md)"
+        )
+    return example.shape[1:]
+
+
+def _preparation(data: Any, shape: Sequence[int]) -> dict[str, Any] | None:
+    """Describe how the dataset prepares pictures, if the page can do the same; otherwise they are only resized."""
+    preparation, side = getattr(data, "preparation", None), shape[1] - 2 * getattr(data, "pad", 0)
+    if isinstance(preparation, Preparation) and (shape[0], side) == (1, SIZE):
+        return {"kind": "Preparation", **asdict(preparation)}
+    if isinstance(preparation, ToSquare) and (shape[0], side) == (1 if preparation.grey else 3, preparation.side):
+        return {"kind": "ToSquare", **asdict(preparation)}
+    return None

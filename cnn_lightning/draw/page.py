@@ -1,0 +1,146 @@
+"""The page of scripts/draw.py: one HTML file that holds networks, test images and the JavaScript that runs them."""
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import StrictUndefined, Template
+from torch import Tensor, nn
+
+from cnn_lightning.draw.program import program_of
+from cnn_lightning.errors import UsageError
+from cnn_lightning.reporting import palette
+
+WEB = Path(__file__).with_name("web")
+SCRIPTS = (  # in this order
+    *("network", "explain", "occlusion"),
+    *("arrays", "ink", "photos"),
+    *("paint", "bars", "gallery", "pad", "layers", "panel", "app"),
+)
+MOST_IMAGES = 60  # test images in a page
+
+
+def model_of(net: nn.Module, normalize: Callable[[Tensor], Tensor], shape: Sequence[int], half: bool) -> dict[str, Any]:
+    """Describe a network as plain values that the page can run.
+
+    Args:
+        net: Maps (B, C, H, W) float32 images to (B, num_classes) logits; in evaluation mode.
+        normalize: Turns (B, C, H, W) uint8 images into the input of the network.
+        shape: (C, H, W) of an image.
+        half: Store the parameters as float16, otherwise as float32.
+
+    Returns:
+        "input", "scale" and "shift" (input = pixel * scale + shift, one number a channel), "layers", "tensors" (for
+        each its offset and shape), "weights" (little-endian, by byte, compressed, base64) and "half".
+
+    Raises:
+        UsageError: The page cannot run the network, or ``normalize`` is not a scale and a shift of each channel.
+    """
+    net = net.cpu().float()
+    scale, shift = scale_and_shift(normalize, shape)
+    program = program_of(net, normalize(torch.zeros(1, *shape, dtype=torch.uint8)).float())
+    tensors, offset = [], 0
+    for tensor in program.tensors:
+        tensors.append([offset, list(tensor.shape)])
+        offset += tensor.numel()
+    flat = torch.cat([tensor.flatten() for tensor in program.tensors] or [torch.zeros(0)])
+    if half and flat.abs().max() > torch.finfo(torch.float16).max:
+        raise UsageError("a parameter is too large for float16, expected float32", "half")
+    weights = flat.numpy().astype("<f2" if half else "<f4")
+    # All first bytes, then all second ones: exponents are alike, so they compress well next to each other.
+    planes = weights.view(np.uint8).reshape(-1, weights.itemsize).T
+    return {
+        "input": list(shape),
+        "scale": scale,
+        "shift": shift,
+        "layers": program.layers,
+        "tensors": tensors,
+        "weights": _packed(planes.tobytes()),
+        "half": half,
+    }
+
+
+def scale_and_shift(normalize: Callable[[Tensor], Tensor], shape: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Measure what ``normalize`` does to each channel of images of a (C, H, W) shape: pixel * scale + shift.
+
+    Raises:
+        UsageError: It does something else.
+    """
+    black, white = (torch.full((1, *shape), value, dtype=torch.uint8) for value in (0, 255))
+    shift = normalize(black).double().mean((0, 2, 3))
+    scale = (normalize(white).double().mean((0, 2, 3)) - shift) / 255
+    some = torch.randint(256, (8, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    result, by_channel = normalize(some), (len(shift), 1, 1)
+    if result.shape != some.shape or not torch.allclose(
+        result.double(), some * scale.view(by_channel) + shift.view(by_channel), atol=1e-4, rtol=1e-4
+    ):
+        raise UsageError("normalize does more than scale and shift the pixels of each channel, which the page needs")
+    return scale.tolist(), shift.tolist()
+
+
+def choose_images(labels: Tensor, probabilities: Tensor) -> Tensor:
+    """Choose test images for the page: some of each class, half of them misclassified where there are so many.
+
+    Args:
+        labels: (N,) int64.
+        probabilities: (N, num_classes) float.
+
+    Returns:
+        (M,) int64 indices, ordered by class, at most 60: of each class first images that are classified correctly, in
+        the order of the test set, then the misclassified ones with the lowest probability of their class.
+    """
+    predicted, of_label = probabilities.argmax(1), probabilities.gather(1, labels[:, None])[:, 0]
+    each = max(1, MOST_IMAGES // probabilities.shape[1] // 2)
+    chosen: list[Tensor] = []
+    for label in labels.unique().tolist():
+        wrong = ((labels == label) & (predicted != label)).nonzero()[:, 0]
+        right = ((labels == label) & (predicted == label)).nonzero()[:, 0]
+        chosen += [right[:each], wrong[of_label[wrong].argsort(stable=True)][:each]]
+    return torch.cat(chosen)[:MOST_IMAGES]
+
+
+def packed_images(images: Tensor, labels: Tensor, predicted: Tensor) -> dict[str, Any]:
+    """Pack (N, C, H, W) uint8 images, their (N,) labels and the (N,) classes that the network says for the page."""
+    pixels = _packed(images.numpy().tobytes())
+    return {"pixels": pixels, "labels": labels.tolist(), "predicted": predicted.tolist()}
+
+
+def render_page(title: str, models: Sequence[dict[str, Any]]) -> str:
+    """Render the page.
+
+    Args:
+        title: Shown in the head of the page.
+        models: For each network what ``model_of`` returns, with "title", "dataset", "source", "facts" (texts),
+            "classes", "pad", "preparation" and "images" (from ``packed_images``, or None).
+
+    Returns:
+        HTML that requests nothing: a content security policy allows only its own script and style, by their hashes.
+    """
+    css, unpack = Template(_read("page.css")).render(palette=palette), _read("unpack.js")
+    # All sources with their comments: compressed, they take a third of their size.
+    scripts = "".join(_read(f"{name}.js") for name in SCRIPTS)
+    policy = f"default-src 'none'; script-src {_hash(unpack)} {_hash(scripts)}; style-src {_hash(css)}"
+    policy += "; img-src data: blob:"
+    # No "<" reaches the HTML parser, so no text can end the element.
+    data = json.dumps({"models": models}, separators=(",", ":"), ensure_ascii=False).replace("<", r"\u003c")
+    template = Template(_read("page.html"), undefined=StrictUndefined)
+    parts = {"css": css, "unpack": unpack, "scripts": _packed(scripts.encode()), "data": data}
+    return template.render(title=title, policy=policy, palette=palette, **parts)
+
+
+def _packed(values: bytes) -> str:
+    return base64.b64encode(zlib.compress(values)).decode()
+
+
+def _read(name: str) -> str:
+    return (WEB / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -598,3 +598,13 @@ def test_composed_photos(settings, least, most_unsure, least_of_20, capsys):
 def shrunk(photo):
     photo.thumbnail((1000, 1000), Image.Resampling.BILINEAR)
     return photo
+
+
+@pytest.mark.parametrize("specks", [[(30, 30)], [(30, 30), (240, 240)]])
+def test_specks_that_are_stronger_than_the_strokes_are_dirt(specks):
+    picture = Image.new("L", (280, 280))
+    ImageDraw.Draw(picture).line([(90, 70), (190, 70), (120, 220)], fill=100, width=8)
+    clean = MNIST(picture)
+    for x, y in specks:
+        ImageDraw.Draw(picture).rectangle((x, y, x + 1, y + 1), fill=255)
+    assert torch.equal(MNIST(picture), clean)

@@ -99,7 +99,7 @@ def test_csv_and_picture(run, digits, capsys):
 @pytest.fixture
 def captions(monkeypatch):
     """Captions of --picture."""
-    from cnn_lightning.cli import predict as module
+    from cnn_lightning.cli import predictions as module
 
     kept, draw = [], module.grid
     monkeypatch.setattr(module, "grid", lambda images, texts, **more: kept.extend(texts) or draw(images, texts, **more))
@@ -551,3 +551,76 @@ def test_of_several_pictures_in_a_file_only_the_first_is_classified(run, capsys)
     printed = capsys.readouterr()
     assert printed.err == "warning: scan.tiff: holds 3 pictures, only the first is classified\n"
     assert "scan.tiff" in printed.out
+
+
+@pytest.fixture
+def page(digits):
+    """A page of six test images of Digits in two rows, dark on white, larger than what is read; their labels."""
+    sheet = Image.new("L", (2000, 1500), 255)
+    for index in range(6):
+        with Image.open(next(Path("photos").rglob(f"{index:02}.png"))) as digit:
+            large = digit.resize((260, 260), Image.Resampling.BICUBIC)
+        sheet.paste(large, (200 + 600 * (index % 3), 300 + 600 * (index // 3) + 40 * (index % 3)))
+    sheet.save("page.png")
+    return [digits[f"{index:02}.png"] for index in range(6)]
+
+
+def test_objects_of_a_page_have_a_row_each(run, page, capsys):
+    Path("bad.png").touch()
+    with pytest.raises(SystemExit):
+        predict([CPU, "bad.png", "page.png", "photos/00.png", "--csv=out.csv", "--picture=seen.png"])
+    output = capsys.readouterr().out
+    rows = re.findall(r"^page\.png #(\d+) +(\d+) (\d+) (\d+) (\d+) +(\d) ", output, re.MULTILINE)
+    assert [int(number) for number, *_ in rows] == [1, 2, 3, 4, 5, 6]
+    assert sum(row[-1] == label for row, label in zip(rows, page, strict=True)) >= 5
+    assert "--split false" in output
+    for index, row in enumerate(rows):  # the box, in pixels of the file, is around the digit
+        x, y = 330 + 600 * (index % 3), 430 + 600 * (index // 3) + 40 * (index % 3)
+        left, top, right, bottom = map(int, row[1:5])
+        assert x - 140 < left < x < right < x + 140
+        assert y - 140 < top < y < bottom < y + 140
+        assert bottom - top > 200
+    with Path("out.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [row["file"] for row in table] == ["bad.png", *["page.png"] * 6, "photos/00.png"]
+    boxes = [[row[name] for name in ("object", "left", "top", "right", "bottom")] for row in table[1:]]
+    assert boxes == [*(list(row[:5]) for row in rows), [""] * 5]
+    assert [*table[0]][:8] == [
+        *("file", "class", "probability", "second_class", "second_probability", "unsure", "error", "p(0)")
+    ]  # the columns of before come first
+    with Image.open("seen.png") as picture:
+        colours = np.asarray(picture)[-528:].reshape(-1, 3)  # the page, 704 pixels wide, is drawn last
+    assert (colours == (0, 114, 178)).all(1).sum() + (colours == (213, 94, 0)).all(1).sum() > 6 * 4 * 80
+
+
+def test_a_page_that_is_turned_has_boxes_as_it_is_seen(run, page, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open("page.png") as sheet:
+        sheet.transpose(Image.Transpose.ROTATE_90).save("turned.jpg", exif=exif, quality=95)
+    predict([CPU, "page.png", "turned.jpg"])
+    rows = re.findall(r"^\S+ #\d+ +(\d+) (\d+) (\d+) (\d+) ", capsys.readouterr().out, re.MULTILINE)
+    boxes = np.array(rows, int)
+    assert len(boxes) == 12
+    assert np.abs(boxes[:6] - boxes[6:]).max() <= 8
+
+
+def test_split_that_is_chosen(run, page, capsys):
+    predict([CPU, "page.png", "--split=false"])
+    output = capsys.readouterr().out
+    assert len(re.findall(r"^page\.png  +\d", output, re.MULTILINE)) == 1
+    assert "#" not in output
+    predict([CPU, "photos", "--split=auto"])
+    assert "#" not in capsys.readouterr().out
+    predict([CPU, "page.png", "photos/00.png", "--split=true"])
+    output = capsys.readouterr().out
+    assert output.count("page.png #") == 6
+    assert len(re.findall(r"^photos/00\.png #1 +\d+ \d+ \d+ \d+ +\d ", output, re.MULTILINE)) == 1
+
+
+def test_split_of_what_has_no_strokes(train, page, error_of, capsys):
+    train("--data=FashionMNIST")
+    line = error_of(predict, CPU, "page.png", "--split=true")
+    assert "--split true finds digits on a page, which FashionMNIST does not have" in line
+    predict([CPU, "page.png"])
+    assert "#" not in capsys.readouterr().out

@@ -1,14 +1,12 @@
 """``scripts/predict.py``: classify the user's own pictures."""
 
-import csv
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -17,21 +15,28 @@ from torch import Tensor
 
 from cnn_lightning.checkpointing.settings import epoch_of
 from cnn_lightning.cli.exit_codes import command, exit_with
+from cnn_lightning.cli.predictions import (
+    MOST_SHOWN,
+    SIDE,
+    Failure,
+    Picture,
+    Place,
+    draw_predictions,
+    predictions_of,
+    print_table,
+    printable,
+    write_csv,
+)
 from cnn_lightning.cli.terminal import relative_path
 from cnn_lightning.cli.trained_cli import TrainedCLI
 from cnn_lightning.data.loader import TensorLoader
-from cnn_lightning.data.photos import count_pictures, read_photo
+from cnn_lightning.data.objects import Found, find_objects
+from cnn_lightning.data.photos import SIZE, Preparation, count_pictures, original_size, read_photo
 from cnn_lightning.data.picture_formats import SUFFIXES, is_picture
 from cnn_lightning.errors import UsageError
 from cnn_lightning.facts import class_names_of, name_of
 from cnn_lightning.lightning_fixes import keyboard_interrupt
-from cnn_lightning.reporting.images import grid, pixels
-from cnn_lightning.reporting.palette import PAPER
-
-UNSURE = 0.8  # probability below which a prediction is flagged
-SIDE = 168  # of a picture in --picture, in pixels
-MOST_SHOWN = 400
-COLUMNS = ("file", "class", "probability", "second_class", "second_probability", "unsure", "error")  # of --csv
+from cnn_lightning.reporting.images import WIDTH
 
 
 class PredictCLI(TrainedCLI):
@@ -51,6 +56,12 @@ class PredictCLI(TrainedCLI):
         parser.add_argument(
             "--picture", type=str | None, help="Draw every picture next to what the network saw, to this new file."
         )
+        parser.add_argument(
+            "--split",
+            type=bool | Literal["auto"],
+            default="auto",
+            help="Classify each object of a page of digits: auto if there are several, true also if there is one.",
+        )
 
     def named_checkpoint(self, config: Any) -> str | None:
         """Return that of ``--ckpt_path``."""
@@ -61,14 +72,6 @@ class PredictCLI(TrainedCLI):
         settings = self.config_init.trainer
         settings.enable_progress_bar, settings.fast_dev_run, settings.limit_predict_batches = False, False, None
         return super().instantiate_trainer(**kwargs)
-
-
-class Picture(NamedTuple):
-    """A picture that could be read."""
-
-    path: Path
-    image: Tensor  # (C, H, W) uint8: what the network sees
-    photo: Image.Image  # mode "RGB", at most SIDE pixels a side
 
 
 @command
@@ -96,39 +99,38 @@ def predict(args: Sequence[str]) -> None:
     for option in ("csv", "picture"):
         if config[option] is not None:
             _check_new(f"--{option}", config[option])
+    can_split = isinstance(preparation, Preparation) and preparation.strokes and preparation.one_piece
+    if config.split is True and not can_split:
+        raise UsageError(f"--split true finds digits on a page, which {name} does not have: leave --split out")
+    results: list[Picture | Failure] = []
     files = [path for name in config.images for path in _files(Path(name))]
-    pictures: list[Picture] = []
-    rows: dict[Path, list[Any]] = {}  # of --csv, without the file
     for path in files:
         try:
-            pictures.append(_read(path, preparation))
+            results += _read(path, preparation, config.split if can_split else False)
         except UsageError as error:
-            print(f"error: {_printable(path)}: {error}", file=sys.stderr)
-            rows[path] = ["", "", "", "", "", error]
+            print(f"error: {printable(path)}: {error}", file=sys.stderr)
+            results.append(Failure(path, error))
+    pictures = [result for result in results if isinstance(result, Picture)]
     if not pictures:
         exit_with("none of the pictures could be read")
     _check_images([picture.image for picture in pictures], name)
     probabilities = _probabilities(cli, pictures)
     class_names = class_names_of(cli.datamodule, probabilities.shape[1])[: probabilities.shape[1]]
-    rows |= zip([picture.path for picture in pictures], _rows(probabilities, class_names), strict=True)
+    predictions = predictions_of(probabilities, class_names)
     print(f"{_checkpoint_line(cli)}\n")
-    _print_table(pictures, rows, class_names)
+    print_table(pictures, predictions, class_names)
     try:
         if config.csv:
-            with Path(config.csv).open("w", newline="", encoding="utf-8") as file:
-                table = csv.writer(file, lineterminator="\n")
-                table.writerow([*COLUMNS, *(f"p({name})" for name in class_names)])
-                table.writerows([_printable(path), *rows[path]] for path in files)
+            write_csv(Path(config.csv), results, predictions, class_names)
         if config.picture:
-            shown = pictures[:MOST_SHOWN]
-            captions = [f"{_printable(path.name)[:28]}\n{rows[path][0]} ({rows[path][1]:.0%})" for path, *_ in shown]
-            both = np.stack([_side_by_side(picture) for picture in shown])
-            grid(both, captions, columns=min(4, len(shown))).save(config.picture)
+            draw_predictions(pictures, predictions).save(config.picture)
     except OSError as error:
         raise UsageError(f"cannot write ({error}): change --csv or --picture") from error
+    if config.split == "auto" and any(picture.place for picture in pictures):
+        print("\nPictures of several objects were split: --split false takes each picture for one object.")
     if config.picture and len(pictures) > MOST_SHOWN:
         print(f"{config.picture} shows the first {MOST_SHOWN} of {len(pictures):,} pictures.")
-    if len(pictures) < len(files):
+    if len(pictures) < len(results):
         sys.exit(1)
 
 
@@ -161,14 +163,35 @@ def _natural_key(path: Path) -> Any:
     return [[int(text) if text.isdecimal() else text for text in part] for part in parts], path
 
 
-def _read(path: Path, preparation: Callable[[Image.Image], Tensor]) -> Picture:
+def _read(path: Path, preparation: Callable[[Image.Image], Tensor], split: bool | str) -> list[Picture]:
+    """Read and prepare a picture, or each of its objects if it is split."""
     photo = read_photo(path)
     if (count := count_pictures(path)) > 1:
-        print(f"warning: {_printable(path)}: holds {count:,} pictures, only the first is classified", file=sys.stderr)
+        print(f"warning: {printable(path)}: holds {count:,} pictures, only the first is classified", file=sys.stderr)
+    # A picture of the dataset's own size holds one object.
+    if isinstance(preparation, Preparation) and split and (split is True or max(photo.size) > SIZE):
+        objects = find_objects(photo)
+        if len(objects) > 1 or (split is True and objects):
+            return _objects(path, photo, objects, preparation)
     image = preparation(photo)
     photo = photo.convert("RGB")
     photo.thumbnail((SIDE, SIDE))
-    return Picture(path, image, photo)
+    return [Picture(path, image, photo, None)]
+
+
+def _objects(path: Path, photo: Image.Image, objects: Sequence[Found], preparation: Preparation) -> list[Picture]:
+    """Prepare the objects of a page."""
+    size = original_size(path)
+    photo = photo.convert("RGB")
+    page = photo.resize((WIDTH, max(1, round(WIDTH * photo.height / photo.width))))
+    scale = size[0] / photo.width, size[1] / photo.height
+    pictures = []
+    for number, (box, ink) in enumerate(objects, start=1):
+        left, top, right, bottom = (round(side * scale[index % 2]) for index, side in enumerate(box))
+        place = Place(number, (left, top, right, bottom), page, size)
+        crop = ImageOps.contain(photo.crop(box), (SIDE, SIDE))
+        pictures.append(Picture(path, preparation.from_ink(ink), crop, place))
+    return pictures
 
 
 def _check_images(images: Sequence[Any], name: str) -> None:
@@ -188,7 +211,7 @@ def _checkpoint_line(cli: PredictCLI) -> str:
     trained_on = cli.checkpoint.get("dataset", {}).get("name") or settings.get("_class_path", name).rpartition(".")[2]
     what = f"{type(cli.model.net).__name__}, trained on {trained_on}, epoch {epoch_of(cli.checkpoint)}"
     other = f"; pictures prepared as for {name}" if name != trained_on else ""
-    return _printable(f"Classifying with {relative_path(cli.checkpoint_path)}: {what}{other}")
+    return printable(f"Classifying with {relative_path(cli.checkpoint_path)}: {what}{other}")
 
 
 def _probabilities(cli: PredictCLI, pictures: Sequence[Picture]) -> Tensor:
@@ -207,38 +230,3 @@ def _probabilities(cli: PredictCLI, pictures: Sequence[Picture]) -> Tensor:
             "checkpoint with --ckpt_path"
         )
     return probabilities
-
-
-def _rows(probabilities: Tensor, class_names: Sequence[str]) -> list[list[Any]]:
-    """Return the row of --csv, without the file, for each picture."""
-    return [
-        [class_names[first], row[first], class_names[second], row[second], int(row[first] < UNSURE), "", *row]
-        for row, (first, second) in zip(probabilities.tolist(), probabilities.topk(2).indices.tolist(), strict=True)
-    ]
-
-
-def _side_by_side(picture: Picture) -> np.ndarray:
-    """Draw a picture, made small, next to what the network sees: (SIDE, 2 * SIDE, 3) uint8."""
-    both = Image.new("RGB", (2 * SIDE, SIDE), PAPER)
-    seen = Image.fromarray(pixels(picture.image[None])[0])
-    sharp = SIDE % max(seen.size) == 0  # each pixel a square
-    seen = ImageOps.contain(seen, (SIDE, SIDE), Image.Resampling.NEAREST if sharp else Image.Resampling.BICUBIC)
-    for left, part in ((0, picture.photo), (SIDE, seen)):
-        both.paste(part, (left + (SIDE - part.width) // 2, (SIDE - part.height) // 2))
-    return np.asarray(both)
-
-
-def _print_table(pictures: Sequence[Picture], rows: dict[Path, list[Any]], class_names: Sequence[str]) -> None:
-    files = [_printable(relative_path(picture.path)) for picture in pictures]
-    width, name_width = max(map(len, [*files, "file"])), max(map(len, [*class_names, "class"]))
-    print(f"{'file':<{width}}  {'class':<{name_width}}  probability  second guess")
-    for file, picture in zip(files, pictures, strict=True):
-        first, probability, second, other, unsure, *_ = rows[picture.path]
-        flag = "  unsure" if unsure else ""
-        guesses = f"{first:<{name_width}}  {probability:>11.1%}  {second:<{name_width}} {other:>6.1%}"
-        print(f"{file:<{width}}  {guesses}{flag}")
-
-
-def _printable(path: str | Path) -> str:
-    """A name with what cannot be printed replaced."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(path))

@@ -21,7 +21,7 @@ class EMNIST(IDXDataModule):
     """
 
     source, MOST_BYTES, transposed = datasets.EMNIST, 2**30, True
-    preparation = Preparation(box=24, centre_by_mass=False, strokes=True)
+    preparation = Preparation(box=24, centre_by_mass=False, strokes=True, one_piece=False)
 
     def __init__(self, root: str | Path | None = None, split: Split = "balanced", **kwargs: Any) -> None:
         if split not in self.source.splits:

@@ -54,20 +54,38 @@ def ink_in_photo(pixels: Array) -> Array:
     """
     from scipy import ndimage  # imported here because only preparing pictures needs SciPy
 
-    ink = ndimage.gaussian_filter(contrast(pixels), max(pixels.shape) / 1000)
-    # Noise has both signs: 6 times its standard deviation is not reached anywhere.
-    if ink.max() < max(SAME / 2, 6 * 1.5 * np.median(np.abs(ink))):
+    ink = smooth_contrast(pixels)
+    if not stands_out(ink):
         wide = ink_on_background(pixels)  # an object as wide as a shadow
         if ndimage.uniform_filter(wide, 5).max() < SAME:
             raise UsageError(NO_INK)
         return (wide / wide.max() - SEED).clip(0) / (1 - SEED)
-    sure = ink > SURE * ink.max()
-    typical = float(np.median(ink[sure]))
     # What there is far from the strokes, such as squared paper, is no ink near them either.
     step = math.ceil(max(ink.shape) / SMALL)
-    far = ndimage.distance_transform_edt(~ndimage.maximum_filter(sure, step)[::step, ::step]) > SMALL / 20
+    sure = ndimage.maximum_filter(ink > SURE * ink.max(), step)[::step, ::step]
+    far = ndimage.distance_transform_edt(~sure) > SMALL / 20
     other = np.quantile(ndimage.maximum_filter(ink, step)[::step, ::step][far], 0.98) if far.mean() > 0.1 else 0
-    faint = min(max(1.2 * float(other), FAINT[0] * typical), FAINT[1] * typical)
+    return opacity(ink, float(other))
+
+
+def smooth_contrast(pixels: Array) -> Array:
+    """Contrast of (H, W, C) pixels, (H, W), with less grain."""
+    from scipy import ndimage
+
+    return ndimage.gaussian_filter(contrast(pixels), max(pixels.shape) / 1000)
+
+
+def stands_out(ink: Array) -> bool:
+    """Whether there are strokes in (H, W) contrast. Noise has both signs: 6 standard deviations are not reached."""
+    return bool(ink.max() >= max(SAME / 2, 6 * 1.5 * np.median(np.abs(ink))))
+
+
+def opacity(ink: Array, other: float) -> Array:
+    """Turn (H, W) contrast, of which the paper itself has up to ``other``, into the opacity of strokes in [0, 1]."""
+    from scipy import ndimage
+
+    typical = float(np.median(ink[ink > SURE * ink.max()]))
+    faint = min(max(1.2 * other, FAINT[0] * typical), FAINT[1] * typical)
     pieces, count = ndimage.label(ink > faint, structure=np.ones((3, 3)))
     is_ink = np.zeros(count + 1, bool)
     is_ink[pieces[ink > max(SEED * typical, 1.3 * faint)]] = True

@@ -14,4 +14,4 @@ class KMNIST(IDXDataModule):
 
     source = datasets.KMNIST
     class_names = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-    preparation = Preparation(box=28, centre_by_mass=False, strokes=True)
+    preparation = Preparation(box=28, centre_by_mass=False, strokes=True, one_piece=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -54,6 +54,7 @@ class Preparation:
     strokes: bool  # the object is drawn with a pen, so that all of it is about equally dark
     cells: int | None = None  # average the ink in cells × cells, then enlarge them to 28×28
     stroke_width: float | None = None  # mean of the dataset in pixels; thinner strokes are widened to it
+    one_piece: bool = True  # large pieces of ink that do not touch are different objects
 
     def __call__(self, photo: Image.Image) -> Tensor:
         """Prepare one picture.
@@ -68,14 +69,17 @@ class Preparation:
             UsageError: There is no object.
         """
         pixels = np.asarray(photo, np.float32).reshape(photo.height, photo.width, -1)
-        raw = ink_in_photo(pixels) if self.strokes and is_photo(pixels) else ink_on_background(pixels)
+        return self.from_ink(ink_in_photo(pixels) if self.strokes and is_photo(pixels) else ink_on_background(pixels))
+
+    def from_ink(self, raw: Array) -> Tensor:
+        """Prepare an object from its ink: (H, W), 0 where there is none, to (1, 28, 28) uint8."""
         ink = without_specks(raw)
         top, left, bottom, right = outline(ink, 0)
         # An image of the dataset's own size is not scaled, which would blur it, and its faint edges count too.
         scale = 1.0
         if abs(max(bottom - top, right - left) - self.box) > 1:
             if self.stroke_width:
-                ink = self._widened(raw / raw.max(), self.stroke_width)
+                ink = self._widened((raw / ink.max()).clip(max=1), self.stroke_width)  # specks may be the strongest
             top, left, bottom, right = outline(ink, RIM * ink.max())
             scale = self.box / max(bottom - top, right - left)
         if self.centre_by_mass:
@@ -165,6 +169,16 @@ def count_pictures(path: Path) -> int:
         warnings.simplefilter("ignore")
         with path.open("rb") as file, Image.open(file, formats=formats_for(path)) as photo:
             return 1 if photo.format in ("JPEG", "MPO") else getattr(photo, "n_frames", 1)
+
+
+def original_size(path: Path) -> tuple[int, int]:
+    """Return width and height in pixels of the picture that ``read_photo`` reads, upright, before it is reduced."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with path.open("rb") as file, Image.open(file, formats=formats_for(path)) as photo:
+            width, height = photo.size
+            turned = photo.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
 
 
 def _check_format(path: Path) -> None:

@@ -22,7 +22,7 @@ function preparePicture(image, preparation) {
   let ink = withoutSpecks(raw), [top, left, bottom, right] = outline(ink, 0), scale = 1;
   // An image of the dataset's own size is not scaled, which would blur it, and its faint edges count too.
   if (Math.abs(Math.max(bottom - top, right - left) - box) > 1) {
-    if (goal) ink = strokesWidened(raw, box, goal);
+    if (goal) ink = strokesWidened(raw, largest(ink.data), box, goal);
     [top, left, bottom, right] = outline(ink, shareOf(RIM, largest(ink.data)));
     scale = box / Math.max(bottom - top, right - left);
   }
@@ -41,9 +41,9 @@ function preparePicture(image, preparation) {
 
 const cropped = (pixels, [top, left, bottom, right]) => cutOut(pixels, top, left, bottom - top, right - left);
 
-/** Widen strokes that are thinner than a goal after scaling. */
-function strokesWidened(raw, box, goal) {
-  const most = largest(raw.data), part = mapped(raw, (value) => value / most), core = cropped(part, outline(part, 0.5));
+/** Widen strokes that are thinner than a goal after scaling, given their strongest ink; specks may be stronger. */
+function strokesWidened(raw, most, box, goal) {
+  const part = mapped(raw, (value) => Math.min(value / most, 1)), core = cropped(part, outline(part, 0.5));
   // Strokes that a pen broke are one piece if they will touch.
   const margin = Math.ceil((goal / (box - goal)) * Math.max(core.height, core.width)) + 1;
   const ink = withoutSpecks(padded(core, margin), margin), [top, left, bottom, right] = outline(ink, 0.5);

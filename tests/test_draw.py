@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import re
 import zlib
 
@@ -19,6 +18,8 @@ from cnn_lightning.data import Digits
 from cnn_lightning.draw.page import choose_images, model_of, packed_images, render_page, scale_and_shift
 from cnn_lightning.draw.program import program_of
 from cnn_lightning.errors import UsageError
+from tests import docs_page
+from tests.docs_page import models_in
 from tests.javascript import needs_node, run_node
 
 RUN = """
@@ -311,8 +312,7 @@ def test_page_runs_nothing_but_its_own_script():
     page = page_with(classes=[evil, "b"], source=evil, title=evil)
     assert len(re.findall("<script", page)) == 3  # the page's own, and two of data, which no browser runs
     assert "alert(1)</script>" not in page
-    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1]
-    assert json.loads(text)["models"][0]["classes"] == [evil, "b"]
+    assert models_in(page)[0]["classes"] == [evil, "b"]
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
     assert policy.startswith("default-src 'none';")
     style, first = (re.search(rf"<{name}>(.*?)</{name}>", page, re.DOTALL)[1] for name in ("style", "script"))
@@ -323,6 +323,11 @@ def test_page_runs_nothing_but_its_own_script():
     assert not re.search(r"https?://", page.replace("http://www.w3.org/2000/svg", ""))
 
 
+def test_page_in_docs_is_that_of_the_sources():
+    assert docs_page.PAGE.read_text(encoding="utf-8") == docs_page.rendered(), "run python -m tests.docs_page"
+    assert docs_page.PAGE.stat().st_size < 250_000
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run on Digits: the folder of its logs, and its checkpoint."""
@@ -331,18 +336,13 @@ def run(tmp_path_factory):
     return logs, logs / "LeNetCNN-Digits/version_0/checkpoints/best.ckpt"
 
 
-def models_in(page):
-    text = re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)[1]
-    return json.loads(text)["models"]
-
-
 @needs_node
 def test_page_of_the_newest_run(run, capsys):
     logs, checkpoint = run
     draw([f"--trainer.default_root_dir={logs}"])
     page = checkpoint.parent.parent / "draw.html"
     assert capsys.readouterr().out.splitlines()[-1].split()[:2] == ["page", str(page)]
-    (model,) = models_in(page)
+    (model,) = models_in(page.read_text(encoding="utf-8"))
     assert (model["title"], model["classes"]) == ("LeNetCNN on Digits", [str(digit) for digit in range(10)])
     assert (model["preparation"]["kind"], model["preparation"]["cells"]) == ("Preparation", 8)
     assert model["facts"][:2] == ["epoch 1", "32,998 parameters"]
@@ -365,7 +365,10 @@ def test_several_checkpoints_are_a_choice(run, tmp_path):
     _, checkpoint = run
     page = tmp_path / "new" / "page.html"
     draw([str(checkpoint), str(checkpoint.with_name("last.ckpt")), "--output", str(page)])
-    assert [model["source"].rpartition("/")[2] for model in models_in(page)] == ["best.ckpt", "last.ckpt"]
+    assert [model["source"].rpartition("/")[2] for model in models_in(page.read_text(encoding="utf-8"))] == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
 
 
 def test_evaluate_names_the_command(run, capsys):
@@ -417,7 +420,7 @@ def test_missing_test_images_are_a_warning(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Digits, "prepare_data", prepare_data)
     draw([str(run[1]), "--output", str(tmp_path / "page.html")])
     assert "warning: the page has no test images: Digits is not on disk" in capsys.readouterr().err
-    (model,) = models_in(tmp_path / "page.html")
+    (model,) = models_in((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert model["images"] is None
 
 

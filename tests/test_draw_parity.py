@@ -1,4 +1,4 @@
-"""Pages of trained networks in a browser, offline: every test image gets the class that PyTorch gives."""
+"""Pages in a browser, offline: each test image gets PyTorch's class, each drawing and photo Python's preparation."""
 
 import base64
 import zlib
@@ -12,7 +12,10 @@ from cnn_lightning import ImageClassifier
 from cnn_lightning.cli.draw import draw
 from cnn_lightning.cli.fit import fit
 from cnn_lightning.data import MNIST, Digits, FashionMNIST, ImageFolder
+from cnn_lightning.data.photos import read_photo
+from tests import composed_photos, docs_page
 from tests.browser import Page, needs_browser
+from tests.test_draw_prepare import drawn_picture
 
 pytestmark = [pytest.mark.campaign, needs_browser]
 
@@ -112,3 +115,45 @@ def test_pictures_in_colour(browser, tmp_path):
     same, total, difference = check(browser, tmp_path, ImageFolder(root, image_size=32), options)
     assert same == total == 18
     assert difference < 1e-4
+
+
+def difference(page, picture):
+    """Largest difference of what the page feeds the network from what Python makes of a picture."""
+    return (page.feed().int() - MNIST.preparation(picture).int()).abs().max().item()
+
+
+def test_drawings_are_prepared_as_in_python(browser):
+    page, differences, latencies = Page(browser, docs_page.PAGE.as_uri()), [], []
+    for number in range(200):
+        rng = np.random.default_rng(number)
+        page.all("#pens button")[number % 3].click()
+        strokes = composed_photos.written(number % 10, number % 8, rng)
+        points = np.concatenate(strokes)
+        low, size, side = points.min(0), np.ptp(points, axis=0).max(), rng.uniform(70, 180)
+        corner = rng.uniform(15, 209 - side, 2)
+        for stroke in strokes:
+            page.stroke([tuple(point) for point in (stroke - low) / size * side + corner])
+        pixels = page.js("return [...byId('pad').getContext('2d').getImageData(0, 0, 224, 224).data]")
+        picture = Image.fromarray(np.array(pixels, np.uint8).reshape(224, 224, 4)[..., :3])
+        differences.append(difference(page, picture))
+        latencies += page.js("return draw.latencies.splice(0)")
+        page["clear"].click()
+    counts = np.bincount(differences)
+    print(
+        f"\ndrawings by largest difference: {counts}; {np.median(latencies):.1f} ms, {np.quantile(latencies, 0.9):.1f}"
+    )
+    assert max(differences) <= 1
+
+
+def test_photos_are_prepared_as_in_python(browser, tmp_path):
+    page, differences = Page(browser, docs_page.PAGE.as_uri()), []
+    for number in range(100):
+        path = tmp_path / f"{number}.png"
+        photo = drawn_picture(number) if number % 2 else composed_photos.compose(number)[0]
+        photo.save(path)
+        feed = page.feed()
+        page.choose(path)
+        page.until(lambda feed=feed: page.feed() is not None and (feed is None or not torch.equal(page.feed(), feed)))
+        differences.append(difference(page, read_photo(path)))
+    print(f"\nphotos by largest difference: {np.bincount(differences)}")
+    assert max(differences) <= 1

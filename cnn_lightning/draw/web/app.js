@@ -76,7 +76,7 @@ class App {
     byId("facts").textContent = [model.source, ...model.facts].join(" · ");
     byId("title").textContent = model.title;
     byId("hint").textContent = model.preparation?.strokes ? "Draw here, or drop a picture" : "Drop a picture, or draw";
-    byId("prepare-name").textContent = `Prepare as in ${model.title.split(" on ")[1] ?? "the dataset"}`;
+    byId("prepare-name").textContent = `Prepare as in ${model.dataset}`;
     Object.assign(byId("prepare"), { disabled: !known, checked: known });
     [byId("feed"), byId("heat")].forEach((canvas) => {
       Object.assign(canvas, { width: model.input[2], height: model.input[1], image: null });

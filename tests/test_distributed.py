@@ -54,7 +54,7 @@ def test_two_processes_are_as_one(tmp_path):
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.campaign)]
 )
 def test_two_processes_stop_and_resume_together(tmp_path, number, code):
-    settings = ("--model.net=WideCNN", "--model.net.width=4", "--trainer.max_epochs=12", "--dashboard=false")
+    settings = ("--model.net=WideCNN", "--model.net.width=4", "--trainer.max_epochs=5", "--dashboard=false")
     process = train_with_two(tmp_path, *settings, PYTHONUNBUFFERED="1")
     for line in process.stdout:
         if line.startswith("epoch 2:"):

@@ -85,6 +85,25 @@ class OwnNet(nn.Module):
         return functional.log_softmax(y, dim=-1)
 
 
+class BranchNet(nn.Module):
+    """Batch normalisation that must not be folded: something else uses the output of the convolution, as itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.linear, self.norms = nn.Linear(4 * 49, 5), nn.BatchNorm1d(5)
+        self.register_buffer("last", torch.zeros(5))
+
+    def forward(self, x):
+        x = self.conv(x.float())
+        x = self.norm(x.contiguous(memory_format=torch.channels_last)) + x
+        x = self.norm(functional.relu6(x - 0.5) / 2 + (1 - x).clamp(min=-0.2) - functional.hardtanh(-x) * 3)
+        y = self.linear(x.flatten(1))
+        y = self.norms(y.clone()) + y
+        self.last.add_(1)
+        return y.float()
+
+
 class MeanNet(nn.Module):
     def __init__(self):
         super().__init__()
@@ -106,6 +125,7 @@ CASES = {
     "MLP": (nets.MLP, (1, 28, 28)),
     "WideCNN": (lambda: nets.WideCNN(1, 10, 8, width=50), (1, 8, 8)),
     "OwnNet": (OwnNet, (2, 21, 24)),
+    "BranchNet": (BranchNet, (1, 9, 9)),
     "MeanNet": (MeanNet, (1, 9, 9)),
 }
 
@@ -169,9 +189,15 @@ def broken(function):
         (lambda net, x: net.linear(x.view(1, 1, 1, 81)), "Broken uses linear in linear on feature maps that are not"),
         (
             lambda net, x: net.linear((x * net.up.weight).flatten(1)),
-            "Broken uses mul of different shapes, or with alpha",
+            "Broken uses mul of different shapes",
         ),
-        (lambda net, x: x, "does not end with scores"),
+        (lambda net, x: x, "Broken does not return scores of shape (1, num_classes)"),
+        (lambda net, x: (net.linear(x.flatten(1)), x), "Broken returns several tensors"),
+        (
+            lambda net, x: net.linear((x * float("inf")).flatten(1)),
+            "Broken uses mul of different shapes, or with a number",
+        ),
+        (lambda net, x: net.linear((x > 0).float().flatten(1)), "Broken uses gt whose result is no tensor of floats"),
         (
             lambda net, x: net.linear(functional.max_pool2d(x, 1, ceil_mode=True).flatten(1)),
             "max_pool2d with ceil_mode",
@@ -202,7 +228,18 @@ def test_images_are_right_and_wrong_ones_of_each_class():
     probabilities = functional.one_hot(labels, 3).float() * 0.8 + 0.1
     probabilities[40:44] = torch.tensor([[0.9, 0.1, 0], [0.6, 0.4, 0], [0.8, 0.2, 0], [0.7, 0.3, 0]])
     chosen = choose_images(labels, probabilities)
-    assert chosen.tolist() == [*range(10), *range(44, 54), 40, 42, 43, 41, *range(80, 90)]
+    assert chosen.tolist() == [*range(19), *range(44, 63), 40, 42, 43, 41, *range(80, 98)]
+
+
+def test_each_of_many_classes_has_an_image():
+    labels = torch.arange(47).repeat(10)
+    probabilities = functional.one_hot(labels, 47).float()
+    probabilities[5 * 47 :] = probabilities[5 * 47 :].roll(1, dims=1)
+    chosen = choose_images(labels, probabilities)
+    assert len(chosen) == 60
+    assert labels[chosen].unique().tolist() == [*range(47)]
+    assert labels[chosen].tolist() == sorted(labels[chosen].tolist())
+    assert (chosen >= 5 * 47).sum() == 13
 
 
 EXPLAIN = """
@@ -223,7 +260,7 @@ return model.layers.map((layer, i) => {
 
 
 @needs_node
-@pytest.mark.parametrize("name", ["ResNetCNN", "FastCNN", "OwnNet", "SigmoidCNN", "MeanNet"])
+@pytest.mark.parametrize("name", ["ResNetCNN", "FastCNN", "OwnNet", "BranchNet", "MeanNet"])
 def test_explanations_give_the_values(name):
     make, shape = CASES[name]
     model = model_of(trained(make()), normalize, shape, half=False)
@@ -373,8 +410,10 @@ def test_several_checkpoints_are_a_choice(run, tmp_path):
 
 def test_evaluate_names_the_command(run, capsys):
     _, checkpoint = run
-    evaluate([str(checkpoint), "--report", "false"])
-    assert f"python scripts/draw.py {checkpoint}" in capsys.readouterr().out
+    typed = ["--model.net", "LeNetCNN", "--data=Digits"]
+    evaluate([*typed, str(checkpoint), "--report", "false"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("try it")]
+    assert line.endswith(f" draw {checkpoint} {' '.join(typed)}")
 
 
 @pytest.mark.parametrize(
@@ -428,3 +467,19 @@ def test_checkpoint_loads_in_python_too(run):
     model = ImageClassifier.load_from_checkpoint(run[1])
     described = model_of(model.net.eval(), Digits().normalize, (1, 28, 28), half=False)
     assert described["input"] == [1, 28, 28]
+
+
+def test_data_module_that_does_not_say_what_its_network_is_given_is_one_line(run, monkeypatch, capsys):
+    monkeypatch.delattr("cnn_lightning.data.base.ImageDataModule.normalize")
+    with pytest.raises(SystemExit):
+        draw([str(run[1])])
+    assert "error: Digits does not say what its network is given" in capsys.readouterr().err
+
+
+def test_weights_of_a_run_that_diverged_are_one_line(run, tmp_path, capsys):
+    checkpoint = torch.load(run[1], weights_only=True)
+    checkpoint["state_dict"]["net.head.0.weight"][0, 0] = float("nan")
+    torch.save(checkpoint, tmp_path / "nan.ckpt")
+    with pytest.raises(SystemExit):
+        draw([str(tmp_path / "nan.ckpt")])
+    assert "its parameters are not finite, because its training has diverged" in capsys.readouterr().err

@@ -19,7 +19,8 @@ from tests.browser import By, Keys, Page, PointerInput, Select, needs_browser
 pytestmark = needs_browser
 
 EVIL = "<script>alert(1)</script>"
-CLASSES = ["0", "1", "2", "3", EVIL]
+LONG = "a class whose name has more than fifty letters in it, indeed"
+CLASSES = ["0", "1", "2", LONG, EVIL]
 SEVEN = [(60, 50), (110, 52), (160, 50), (130, 110), (100, 180)]
 LINE = [(60, 60), (150, 150)]
 

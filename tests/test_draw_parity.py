@@ -91,7 +91,7 @@ def test_half_precision(net, browser, tmp_path):
 
 @pytest.mark.real_data
 def test_all_fashion_mnist_test_images(browser, tmp_path):
-    same, total, difference = check(browser, tmp_path, FashionMNIST(), ["--data=FashionMNIST", "--data.pad=2"])
+    same, total, difference = check(browser, tmp_path, FashionMNIST(pad=2), ["--data=FashionMNIST", "--data.pad=2"])
     assert (same, total) == (10_000, 10_000)
     assert difference < 1e-4
 
@@ -145,6 +145,7 @@ def test_drawings_are_prepared_as_in_python(browser):
     assert max(differences) <= 1
 
 
+@pytest.mark.real_data
 def test_photos_are_prepared_as_in_python(browser, tmp_path):
     page, differences = Page(browser, docs_page.PAGE.as_uri()), []
     for number in range(100):

@@ -17,7 +17,7 @@ from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.cli.fit import fit
 from cnn_lightning.data import Digits
 from cnn_lightning.data.ink import ink_in_photo, stroke_width, widened, without_specks
-from cnn_lightning.data.photos import Preparation, read_photo
+from cnn_lightning.data.photos import Preparation, original_size, read_photo
 from cnn_lightning.errors import UsageError
 from tests import composed_photos
 from tests.conftest import REPOSITORY
@@ -608,3 +608,16 @@ def test_specks_that_are_stronger_than_the_strokes_are_dirt(specks):
     for x, y in specks:
         ImageDraw.Draw(picture).rectangle((x, y, x + 1, y + 1), fill=255)
     assert torch.equal(MNIST(picture), clean)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_turned_tiff_is_read_upright_and_its_size_known(compression, tmp_path):
+    wide = Image.new("L", (1500, 900), 255)
+    ImageDraw.Draw(wide).rectangle((100, 100, 300, 200), fill=0)  # at the upper left when it is upright
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    wide.rotate(90, expand=True).save(tmp_path / "turned.tif", exif=exif, compression=compression)
+    photo = read_photo(tmp_path / "turned.tif")
+    assert photo.size == (1000, 600)
+    assert photo.getpixel((130, 100)) < 30
+    assert original_size(tmp_path / "turned.tif") == (1500, 900)

@@ -1,4 +1,4 @@
-"""From command-line arguments to model, dataset and Trainer: what fit, evaluate and predict share."""
+"""From command-line arguments to model, dataset and Trainer: what fit, evaluate, predict and draw share."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -61,7 +61,7 @@ def draw(args: Sequence[str]) -> None:
     make_folder(path.parent, "--output")
     page = render_page(models[0]["title"], models)
     try:
-        write_file(path, page.encode())
+        write_file(path, page.encode(errors="replace"))  # names of files need not be UTF-8
     except OSError as error:
         raise UsageError(f"cannot write {path} ({error.strerror}): change --output") from error
     print(f"\npage        {relative_path(path)} ({path.stat().st_size / 1000:,.0f} kB): open it in a browser")
@@ -83,7 +83,8 @@ def _new_file(cli: DrawCLI) -> Path:
 def _model(cli: DrawCLI) -> dict[str, Any]:
     """Describe a checkpoint's network, its dataset and some test images for the page."""
     data, net = cli.datamodule, cli.model.net
-    name, title = relative_path(cli.checkpoint_path), f"{type(net).__name__} on {name_of(data)}"
+    name, run = relative_path(cli.checkpoint_path), run_of(cli.checkpoint_path)
+    cli.check_normalize()
     cli.model.load_state_dict(cli.checkpoint["state_dict"])
     shape = _shape(cli)
     try:
@@ -95,9 +96,10 @@ def _model(cli: DrawCLI) -> dict[str, Any]:
     parameters = sum(weight.numel() for weight in net.parameters())
     classes = model["layers"][-1]["shape"][0]
     return {
-        "title": title,
+        "title": f"{type(net).__name__} on {name_of(data)}",
         "dataset": name_of(data),
-        "source": name,
+        # Without the folders above the run: the page may be mailed.
+        "source": f"{run.parent.name}/{run.name}/{cli.checkpoint_path.name}" if run else cli.checkpoint_path.name,
         "facts": [f"epoch {epoch_of(cli.checkpoint)}", f"{parameters:,} parameters", *accuracy],
         "classes": class_names_of(data, classes)[:classes],
         "pad": getattr(data, "pad", 0),

@@ -1,5 +1,6 @@
 """``scripts/evaluate.py``: test checkpoints, compare and average them, and write a report."""
 
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from cnn_lightning.cli.exit_codes import command
 from cnn_lightning.cli.report_facts import facts_of_checkpoint
 from cnn_lightning.cli.run_folders import make_folder, next_name, remove_if_empty
 from cnn_lightning.cli.shifted_images import AccuracyByShift, accuracy_by_shift, check_room, shift_table
-from cnn_lightning.cli.terminal import device_name, is_rank_zero, print_rank_zero, relative_path
+from cnn_lightning.cli.terminal import command_words, device_name, is_rank_zero, print_rank_zero, relative_path
 from cnn_lightning.cli.tested_cli import TestedCLI
 from cnn_lightning.data.augment import FlipAndShift
 from cnn_lightning.data.loader import TensorLoader
@@ -125,8 +126,19 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
         print_rank_zero(shift_table(shifts))
     if folder and is_rank_zero():
         print_rank_zero(f"report      {relative_path(_write_report(folder, clis[0], evaluations, shifts))}")
-    paths = " ".join(relative_path(cli.checkpoint_path) for cli in clis)
-    print_rank_zero(f"try it      python scripts/draw.py {paths}")
+    print_rank_zero(f"try it      {shlex.join(_draw_command(clis))}")
+
+
+def _draw_command(clis: Sequence[EvaluateCLI]) -> list[str]:
+    """The command that makes a page of the same checkpoints, with the user's own classes."""
+    *words, script = command_words("evaluate")
+    paths, typed, is_class = [cli.checkpoint_path for cli in clis], list[str](), False
+    for word in clis[0].args:
+        if word.startswith("-"):
+            is_class = word.startswith(("--model", "--data", "--config"))
+        if is_class and Path(word) not in paths:
+            typed.append(word)
+    return [*words, str(Path(script).with_stem("draw")), *map(relative_path, paths), *typed]
 
 
 def _check_comparable(clis: Sequence[EvaluateCLI]) -> None:

@@ -33,6 +33,7 @@ from cnn_lightning.data.loader import TensorLoader
 from cnn_lightning.data.objects import Found, find_objects
 from cnn_lightning.data.photos import SIZE, Preparation, count_pictures, original_size, read_photo
 from cnn_lightning.data.picture_formats import SUFFIXES, is_picture
+from cnn_lightning.data.pieces import MOST
 from cnn_lightning.errors import UsageError
 from cnn_lightning.facts import class_names_of, name_of
 from cnn_lightning.lightning_fixes import keyboard_interrupt
@@ -91,11 +92,7 @@ def predict(args: Sequence[str]) -> None:
             f"{name} does not say how its images were made: give the class an attribute preparation, a function that "
             "turns a PIL.Image.Image into a (C, H, W) uint8 tensor (docs/data.md)"
         )
-    if not hasattr(cli.datamodule, "normalize"):
-        raise UsageError(
-            f"{name} does not say what its network is given: give the class a method normalize, which turns "
-            "(B, C, H, W) uint8 images into the input of the network (docs/data.md)"
-        )
+    cli.check_normalize()
     for option in ("csv", "picture"):
         if config[option] is not None:
             _check_new(f"--{option}", config[option])
@@ -106,7 +103,7 @@ def predict(args: Sequence[str]) -> None:
     files = [path for name in config.images for path in _files(Path(name))]
     for path in files:
         try:
-            results += _read(path, preparation, config.split if can_split else False)
+            results += _read(path, preparation, config.split if can_split else False, bool(config.picture))
         except UsageError as error:
             print(f"error: {printable(path)}: {error}", file=sys.stderr)
             results.append(Failure(path, error))
@@ -163,8 +160,10 @@ def _natural_key(path: Path) -> Any:
     return [[int(text) if text.isdecimal() else text for text in part] for part in parts], path
 
 
-def _read(path: Path, preparation: Callable[[Image.Image], Tensor], split: bool | str) -> list[Picture]:
-    """Read and prepare a picture, or each of its objects if it is split."""
+def _read(
+    path: Path, preparation: Callable[[Image.Image], Tensor], split: bool | str, with_page: bool
+) -> list[Picture]:
+    """Read and prepare a picture, or each of its objects if it is split, with a small copy of the page if wanted."""
     photo = read_photo(path)
     if (count := count_pictures(path)) > 1:
         print(f"warning: {printable(path)}: holds {count:,} pictures, only the first is classified", file=sys.stderr)
@@ -172,24 +171,29 @@ def _read(path: Path, preparation: Callable[[Image.Image], Tensor], split: bool 
     if isinstance(preparation, Preparation) and split and (split is True or max(photo.size) > SIZE):
         objects = find_objects(photo)
         if len(objects) > 1 or (split is True and objects):
-            return _objects(path, photo, objects, preparation)
+            if len(objects) >= MOST:
+                print(f"warning: {printable(path)}: only the {MOST} largest objects are classified", file=sys.stderr)
+            return _objects(path, photo, objects, preparation, with_page)
     image = preparation(photo)
     photo = photo.convert("RGB")
     photo.thumbnail((SIDE, SIDE))
     return [Picture(path, image, photo, None)]
 
 
-def _objects(path: Path, photo: Image.Image, objects: Sequence[Found], preparation: Preparation) -> list[Picture]:
+def _objects(
+    path: Path, photo: Image.Image, objects: Sequence[Found], preparation: Preparation, with_page: bool
+) -> list[Picture]:
     """Prepare the objects of a page."""
     size = original_size(path)
     photo = photo.convert("RGB")
-    page = photo.resize((WIDTH, max(1, round(WIDTH * photo.height / photo.width))))
+    page = ImageOps.contain(photo, (WIDTH, 2 * WIDTH)) if with_page else None
     scale = size[0] / photo.width, size[1] / photo.height
     pictures = []
     for number, (box, ink) in enumerate(objects, start=1):
         left, top, right, bottom = (round(side * scale[index % 2]) for index, side in enumerate(box))
         place = Place(number, (left, top, right, bottom), page, size)
-        crop = ImageOps.contain(photo.crop(box), (SIDE, SIDE))
+        crop = photo.crop(box)
+        crop.thumbnail((SIDE, SIDE))
         pictures.append(Picture(path, preparation.from_ink(ink), crop, place))
     return pictures
 

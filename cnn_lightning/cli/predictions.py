@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
     number: int  # in reading order, from 1
     box: tuple[int, int, int, int]  # left, top, right, bottom in pixels of the file's picture, the last two exclusive
-    page: Image.Image  # the whole picture, mode "RGB", WIDTH pixels wide
+    page: Image.Image | None  # the whole picture, mode "RGB", at most WIDTH pixels wide, for --picture
     size: tuple[int, int]  # width and height of the file's picture
 
 
@@ -126,6 +126,7 @@ def draw_predictions(pictures: Sequence[Picture], predictions: Sequence[Predicti
 def _with_boxes(objects: Sequence[tuple[Place, str, Prediction]]) -> list[Image.Image]:
     """Draw the page of some objects, its name above, with their boxes and classes, orange if unsure."""
     (first, name, _), *_ = objects
+    assert first.page is not None
     title, page = Image.new("RGB", (WIDTH, 2 * LINE), PAPER), first.page.copy()
     write(title, (2, LINE // 2), shorten(printable(name), WIDTH - 2))
     for place, _, prediction in objects:

@@ -1,4 +1,4 @@
-"""TrainedCLI: what starts from a checkpoint of a run and writes nothing: evaluate and predict."""
+"""TrainedCLI: what starts from a checkpoint of a run and trains nothing: evaluate, predict and draw."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 
 from cnn_lightning.cli.classifier_cli import ClassifierCLI, progress_bar
 from cnn_lightning.cli.run_folders import newest_best
+from cnn_lightning.errors import UsageError
+from cnn_lightning.facts import name_of
 
 
 class TrainedCLI(ClassifierCLI):
@@ -32,6 +34,15 @@ class TrainedCLI(ClassifierCLI):
         name = self.named_checkpoint(config)
         self.checkpoint_path = Path(name) if name else newest_best(Path(config.trainer.default_root_dir).glob("*-*"))
         return self.checkpoint_path
+
+    def check_normalize(self) -> None:
+        """Raise a UsageError if the data module does not say what its network is given."""
+        name = name_of(self.datamodule)
+        if not hasattr(self.datamodule, "normalize"):
+            raise UsageError(
+                f"{name} does not say what its network is given: give the class a method normalize, which turns "
+                "(B, C, H, W) uint8 images into the input of the network (docs/data.md)"
+            )
 
     def before_instantiate_classes(self) -> None:
         """Prepare images as in training, where the dataset measures how: the images may be missing here."""

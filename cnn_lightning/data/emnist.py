@@ -1,5 +1,6 @@
 """EMNIST: handwritten letters and digits."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ class EMNIST(IDXDataModule):
         self.class_names = tuple(n if n.swapcase() in names else f"{n.upper()}/{n.lower()}" for n in names)
         kinds = [f"{part}-{kind}-ubyte" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
         self.archives = {f"emnist-{split}-{kind}": (self.source.url, self.source.md5) for kind in kinds}
+        if split in ("digits", "mnist"):
+            self.preparation = replace(self.preparation, one_piece=True)
         self.split, self.first_label = split, int(split == "letters")
         super().__init__(root, **kwargs)
 

@@ -176,6 +176,8 @@ def original_size(path: Path) -> tuple[int, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with path.open("rb") as file, Image.open(file, formats=formats_for(path)) as photo:
+            if photo.format == "TIFF":
+                photo.load()  # which turns it, and some versions of Pillow say so in its size before
             width, height = photo.size
             turned = photo.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
@@ -187,6 +189,8 @@ def _check_format(path: Path) -> None:
 
 
 def _decode(photo: Image.Image) -> Image.Image:
+    if photo.format == "TIFF":
+        photo.load()  # turns it: to reduce it first would mix up its sides
     deep = photo.mode == "F" or photo.mode.startswith("I")
     if photo.mode == "P":
         photo.thumbnail((4 * LARGEST, 4 * LARGEST))  # drops pixels, since a palette has no colours in between

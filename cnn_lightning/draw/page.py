@@ -50,6 +50,8 @@ def model_of(net: nn.Module, normalize: Callable[[Tensor], Tensor], shape: Seque
         tensors.append([offset, list(tensor.shape)])
         offset += tensor.numel()
     flat = torch.cat([tensor.flatten() for tensor in program.tensors] or [torch.zeros(0)])
+    if not flat.isfinite().all():
+        raise UsageError("its parameters are not finite, because its training has diverged")
     if half and flat.abs().max() > torch.finfo(torch.float16).max:
         raise UsageError("a parameter is too large for float16, expected float32", "half")
     weights = flat.numpy().astype("<f2" if half else "<f4")
@@ -92,21 +94,24 @@ def choose_images(labels: Tensor, probabilities: Tensor) -> Tensor:
         probabilities: (N, num_classes) float.
 
     Returns:
-        (M,) int64 indices, ordered by class, at most 60: of each class first images that are classified correctly, in
-        the order of the test set, then the misclassified ones with the lowest probability of their class.
+        (M,) int64 indices, at most 60, ordered by class: of each class first images that are classified correctly, in
+        the order of the test set, then the misclassified ones with the lowest probability of their class. Of 60
+        classes or more, the first ones have an image each.
     """
     predicted, of_label = probabilities.argmax(1), probabilities.gather(1, labels[:, None])[:, 0]
-    each = max(1, MOST_IMAGES // probabilities.shape[1] // 2)
-    chosen: list[Tensor] = []
+    ranked: list[tuple[int, int, bool, int]] = []  # round of choice, class, misclassified, index
     for label in labels.unique().tolist():
+        right = ((labels == label) & (predicted == label)).nonzero()[:MOST_IMAGES, 0]
         wrong = ((labels == label) & (predicted != label)).nonzero()[:, 0]
-        right = ((labels == label) & (predicted == label)).nonzero()[:, 0]
-        chosen += [right[:each], wrong[of_label[wrong].argsort(stable=True)][:each]]
-    return torch.cat(chosen)[:MOST_IMAGES]
+        wrong = wrong[of_label[wrong].argsort(stable=True)][:MOST_IMAGES]
+        ranked += [(2 * place, label, False, index) for place, index in enumerate(right.tolist())]
+        ranked += [(2 * place + 1, label, True, index) for place, index in enumerate(wrong.tolist())]
+    chosen = sorted(sorted(ranked, key=lambda each: each[0])[:MOST_IMAGES], key=lambda each: each[1:3])
+    return torch.tensor([index for *_, index in chosen])
 
 
 def packed_images(images: Tensor, labels: Tensor, predicted: Tensor) -> dict[str, Any]:
-    """Pack (N, C, H, W) uint8 images, their (N,) labels and the (N,) classes that the network says for the page."""
+    """Pack (N, C, H, W) uint8 images, their (N,) labels and the (N,) classes that the network predicts for the page."""
     pixels = _packed(images.numpy().tobytes())
     return {"pixels": pixels, "labels": labels.tolist(), "predicted": predicted.tolist()}
 
@@ -116,8 +121,8 @@ def render_page(title: str, models: Sequence[dict[str, Any]]) -> str:
 
     Args:
         title: Shown in the head of the page.
-        models: For each network what ``model_of`` returns, with "title", "dataset", "source", "facts" (texts),
-            "classes", "pad", "preparation" and "images" (from ``packed_images``, or None).
+        models: For each network of square images what ``model_of`` returns, with "title", "dataset", "source", "facts"
+            (texts), "classes", "pad", "preparation" and "images" (from ``packed_images``, or None).
 
     Returns:
         HTML that requests nothing: a content security policy allows only its own script and style, by their hashes.
@@ -128,7 +133,7 @@ def render_page(title: str, models: Sequence[dict[str, Any]]) -> str:
     policy = f"default-src 'none'; script-src {_hash(unpack)} {_hash(scripts)}; style-src {_hash(css)}"
     policy += "; img-src data: blob:"
     # No "<" reaches the HTML parser, so no text can end the element.
-    data = json.dumps({"models": models}, separators=(",", ":"), ensure_ascii=False).replace("<", r"\u003c")
+    data = json.dumps({"models": models}, separators=(",", ":"), allow_nan=False).replace("<", r"\u003c")
     template = Template(_read("page.html"), undefined=StrictUndefined)
     parts = {"css": css, "unpack": unpack, "scripts": _packed(scripts.encode()), "data": data}
     return template.render(title=title, policy=policy, palette=palette, **parts)

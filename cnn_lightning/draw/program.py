@@ -4,7 +4,7 @@
 file, weighs 13 MB and cannot be loaded from a file:// address.
 """
 
-from collections.abc import Sequence
+import math
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from io import StringIO
@@ -15,18 +15,22 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from cnn_lightning.draw.folding import folded
+from cnn_lightning.draw.nodes import module_of, operator_of, pair_of, result_of
 from cnn_lightning.errors import UsageError
 
 Arguments = dict[str, Any]
 
 # Operators that map each value on its own -> the argument that changes their result, and its name in a layer.
 ELEMENTWISE: dict[str, Arguments] = {
-    **{name: {} for name in ("relu", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid")},
+    **{name: {} for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid")},
     "leaky_relu": {"negative_slope": "slope"},
+    "clamp": {"min": "low", "max": "high"},
+    "hardtanh": {"min_val": "low", "max_val": "high"},
     "gelu": {"approximate": "approximate"},
 }
 RESHAPING = ("view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze")
-SAME = ("alias", "clone", "contiguous", "detach", "lift_fresh_copy")  # what they return is their input
+SAME = ("alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy")  # they return their input
 # Operator of ATen -> the method that reads its arguments.
 TRANSLATED = {
     "_native_batch_norm_legit_no_training": "batch_norm",  # in evaluation mode
@@ -37,8 +41,7 @@ TRANSLATED = {
     "adaptive_max_pool2d": "append",
     "adaptive_avg_pool2d": "append",
     "mean": "mean",
-    "add": "combine",
-    "mul": "combine",
+    **dict.fromkeys(("add", "sub", "rsub", "mul", "div", "neg"), "combine"),
     "cat": "cat",
     "pad": "pad",
     "pixel_unshuffle": "pixel_unshuffle",
@@ -56,7 +59,7 @@ class Program:
         layers: The operators in order. Each has "name" (of its module in the network), "kind", "inputs" (0 is the
             image, n the output of the n-th layer), "shape" (of its output, without the batch) and its arguments, where
             "weight" and "bias" are indices of ``tensors``.
-        tensors: Parameters, float32; batch normalisation is folded into the layer that it follows directly.
+        tensors: Parameters, float32; batch normalisation is folded into the layer that it follows, see folding.py.
     """
 
     input: list[int]
@@ -81,19 +84,24 @@ def program_of(net: nn.Module, example: Tensor) -> Program:
             exported = torch.export.export(net, (example,)).run_decompositions({})
     except RuntimeError as error:
         raise UsageError(f"torch.export cannot trace {name}: {str(error).strip().splitlines()[0]}") from error
-    program = _Translation(name, exported, example).program
-    if not program.layers or len(program.layers[-1]["shape"]) != 1:
-        raise UsageError(f"{name} does not end with scores of shape (1, num_classes), which the page needs")
-    return program
+    translation = _Translation(name, exported, example)
+    layers = translation.program.layers[: translation.output]
+    if not layers or len(layers[-1]["shape"]) != 1:
+        raise UsageError(f"{name} does not return scores of shape (1, num_classes), which the page needs")
+    layers, tensors = folded(layers, translation.program.tensors)
+    return Program(translation.program.input, layers, [tensor.float() for tensor in tensors])
 
 
 class _Translation:
-    """Walks through the nodes of an exported graph, in order; each method ``_NAME`` reads the arguments of an operator.
+    """Walks through the nodes of an exported graph; each method of ``TRANSLATED`` reads the arguments of an operator.
 
     Args:
         name: Name of the network, for messages.
         exported: Its graph.
         example: The input that it was exported with.
+
+    Attributes:
+        output: Number of the value that the network returns.
     """
 
     def __init__(self, name: str, exported: ExportedProgram, example: Tensor) -> None:
@@ -103,29 +111,39 @@ class _Translation:
         signature = exported.graph_signature
         places = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         state = {**exported.state_dict, **exported.constants}
-        self.parameters = {place: state[key].detach().float() for place, key in places.items()}
+        self.parameters = {place: state[key].detach().double() for place, key in places.items()}
+        if len(signature.user_outputs) != 1:
+            raise UsageError(f"{name} returns several tensors, expected scores of shape (1, num_classes) alone")
+        (output,) = (node for node in exported.graph.nodes if node.name == signature.user_outputs[0])
+        needed = {output}  # not what checks its input or updates buffers
+        for node in reversed(exported.graph.nodes):
+            needed.update(node.all_input_nodes if node in needed else ())
         for node in exported.graph.nodes:
             if node.op == "placeholder" and node.name in signature.user_inputs:
                 self.values[node] = 0
-            elif node.op == "call_function":
+            elif node.op == "call_function" and node in needed:
                 self._translate(node)
+        self.output = self.values.get(output, 0)
 
     def _translate(self, node: fx.Node) -> None:
         """Append the layer of a node, or note whose value it repeats."""
         if node.target is getitem:  # the first of several results; the others are indices and statistics
             self.values[node] = self._value(node, node.args[0])
             return
-        operator = _operator(node)
+        operator = operator_of(node)
         normalized = node.normalized_arguments(self.module, normalize_to_only_use_kwargs=True)
         arguments = dict(normalized.kwargs) if normalized else {}
-        if operator in SAME or (operator in RESHAPING and _result(node).ndim not in (2, 4)):
+        result = result_of(node)
+        if not isinstance(result, Tensor) or not result.is_floating_point():
+            raise self._unknown(node, "whose result is no tensor of floats")
+        if operator in SAME or (operator in RESHAPING and result.ndim not in (2, 4)):
             self.values[node] = self._value(node, arguments["input"])
-        elif _result(node).shape[:1] != (1,) or _result(node).ndim not in (2, 4):
-            raise self._unknown(node, f"with a result of shape {tuple(_result(node).shape)}")
+        elif result.shape[:1] != (1,) or result.ndim not in (2, 4):
+            raise self._unknown(node, f"with a result of shape {tuple(result.shape)}")
         elif operator in RESHAPING:
             number = self._value(node, arguments["input"])
             before = self.program.layers[number - 1]["shape"] if number else self.program.input
-            same = before == list(_result(node).shape[1:])
+            same = before == list(result.shape[1:])
             self.values[node] = number if same else self._append(node, arguments, kind="flatten")
         elif operator in ELEMENTWISE:
             settings = {ours: arguments[theirs] for theirs, ours in ELEMENTWISE[operator].items()}
@@ -139,28 +157,17 @@ class _Translation:
         """Append a layer; return the number of its output."""
         operands = arguments.get("tensors", [arguments.get("input"), arguments.get("other")])
         inputs = [self._value(node, operand) for operand in operands if isinstance(operand, fx.Node)]
-        shape = list(_result(node).shape[1:])
-        layer = {"name": _module(node), "kind": _operator(node), "inputs": inputs, "shape": shape, **settings}
+        shape = list(result_of(node).shape[1:])
+        layer = {"name": module_of(node), "kind": operator_of(node), "inputs": inputs, "shape": shape, **settings}
         self.program.layers.append(layer)
         return len(self.program.layers)
 
     def _batch_norm(self, node: fx.Node, arguments: Arguments) -> int:
-        """Fold it into the convolution or linear layer before it, if nothing else uses the output of that."""
-        mean, variance = (self._parameter(node, arguments[name]).double() for name in ("running_mean", "running_var"))
+        """A scale and a shift of each channel, from the statistics of training."""
+        mean, variance = (self._parameter(node, arguments[name]) for name in ("running_mean", "running_var"))
         weight, bias = (arguments[name] for name in ("weight", "bias"))
         scale = (variance + arguments["eps"]).rsqrt() * (1 if weight is None else self._parameter(node, weight))
         shift = (0 if bias is None else self._parameter(node, bias)) - mean * scale
-        before, tensors = arguments["input"], self.program.tensors
-        number = self._value(node, before)
-        layer: dict[str, Any] = self.program.layers[number - 1] if number else {}
-        if layer.get("kind") in ("conv2d", "linear") and len(before.users) == 1 and "folded" not in layer:
-            kernels = tensors[layer["weight"]]
-            tensors[layer["weight"]] = (kernels * scale.view(-1, *[1] * (kernels.ndim - 1))).float()
-            shift += 0 if layer["bias"] is None else tensors[layer["bias"]] * scale
-            layer["bias"] = self._store(shift) if layer["bias"] is None else layer["bias"]
-            tensors[layer["bias"]] = shift.float()
-            layer["folded"] = _module(node)
-            return number
         return self._append(node, arguments, kind="batch_norm", weight=self._store(scale), bias=self._store(shift))
 
     def _conv2d(self, node: fx.Node, arguments: Arguments) -> int:
@@ -175,7 +182,7 @@ class _Translation:
         return self._append(node, arguments, **weights, **place, groups=arguments["groups"])
 
     def _linear(self, node: fx.Node, arguments: Arguments) -> int:
-        if _result(node).ndim != 2:
+        if result_of(node).ndim != 2:
             raise self._unknown(node, "on feature maps that are not flat")
         return self._append(node, arguments, **self._weights(node, arguments))
 
@@ -186,7 +193,7 @@ class _Translation:
     def _pool(self, node: fx.Node, arguments: Arguments) -> int:
         if arguments["ceil_mode"] or arguments.get("divisor_override") or {*arguments.get("dilation", [1])} != {1}:
             raise self._unknown(node, "with ceil_mode, divisor_override or dilation")
-        kernel, stride, padding = (_pair(arguments[name]) for name in ("kernel_size", "stride", "padding"))
+        kernel, stride, padding = (pair_of(arguments[name]) for name in ("kernel_size", "stride", "padding"))
         counted = {"count_include_pad": arguments["count_include_pad"]} if "count_include_pad" in arguments else {}
         return self._append(node, arguments, kernel=kernel, stride=stride or kernel, padding=padding, **counted)
 
@@ -196,17 +203,20 @@ class _Translation:
         return self._append(node, arguments, kind="adaptive_avg_pool2d")
 
     def _combine(self, node: fx.Node, arguments: Arguments) -> int:
-        """Sum or product of two feature maps of one shape, or of one and a number."""
-        other, alpha = arguments["other"], arguments.get("alpha", 1)
-        if isinstance(other, (int, float)):
-            factor, offset = (other, 0) if _operator(node) == "mul" else (1, other * alpha)
-            return self._append(node, arguments, kind="affine", factor=factor, offset=offset)
-        if alpha != 1 or _result(other).shape != _result(arguments["input"]).shape:
-            raise self._unknown(node, "of different shapes, or with alpha")
+        """Sum, difference, product or quotient of two feature maps of one shape, or of one and a number."""
+        operator, other, alpha = operator_of(node), arguments.get("other", 0), arguments.get("alpha", 1)
+        if not isinstance(other, fx.Node) and alpha == 1 and math.isfinite(other):
+            factors = {"mul": other, "div": other and 1 / other, "rsub": -1, "neg": -1}
+            offsets = {"add": other, "sub": -other, "rsub": other}
+            numbers = {"factor": factors.get(operator, 1), "offset": offsets.get(operator, 0)}
+            return self._append(node, arguments, kind="affine", **numbers)
+        same = isinstance(other, fx.Node) and result_of(other).shape == result_of(arguments["input"]).shape
+        if operator not in ("add", "sub", "mul", "div") or alpha != 1 or not same:
+            raise self._unknown(node, "of different shapes, or with a number that is not usual")
         return self._append(node, arguments)
 
     def _cat(self, node: fx.Node, arguments: Arguments) -> int:
-        if arguments["dim"] % _result(node).ndim != 1:
+        if arguments["dim"] % result_of(node).ndim != 1:
             raise self._unknown(node, "along another dimension than the channels")
         return self._append(node, arguments)
 
@@ -219,7 +229,7 @@ class _Translation:
         return self._append(node, arguments, factor=arguments["downscale_factor"])
 
     def _softmax(self, node: fx.Node, arguments: Arguments) -> int:
-        if _result(node).ndim != 2 or arguments["dim"] not in (1, -1):
+        if result_of(node).ndim != 2 or arguments["dim"] not in (1, -1):
             raise self._unknown(node, "over another dimension than the classes")
         return self._append(node, arguments)
 
@@ -234,31 +244,9 @@ class _Translation:
         return self.parameters[operand.name]
 
     def _store(self, tensor: Tensor) -> int:
-        self.program.tensors.append(tensor.float())
+        self.program.tensors.append(tensor)
         return len(self.program.tensors) - 1
 
     def _unknown(self, node: fx.Node, why: str = "") -> UsageError:
-        place = f" in {_module(node)}" if _module(node) else ""
-        return UsageError(f"{self.name} uses {_operator(node)}{place}{why and f' {why}'}, which the page cannot run")
-
-
-def _operator(node: fx.Node) -> str:
-    """Name of the function that a node calls: "conv2d" for aten.conv2d.default."""
-    return str(node.target).removeprefix("aten.").partition(".")[0]
-
-
-def _result(node: fx.Node) -> Tensor:
-    """What a node returns, as a tensor without values; the first if there are several."""
-    value = node.meta["val"]
-    return value if isinstance(value, Tensor) else value[0]
-
-
-def _module(node: fx.Node) -> str:
-    """Name of the module whose forward calls the operator; "" for that of the network itself."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return stack[-1][0] if stack else ""
-
-
-def _pair(size: Sequence[int] | int) -> list[int]:
-    values = [size] if isinstance(size, int) else list(size)
-    return values * 2 if len(values) == 1 else values
+        place = f" in {module_of(node)}" if module_of(node) else ""
+        return UsageError(f"{self.name} uses {operator_of(node)}{place}{why and f' {why}'}, which the page cannot run")

@@ -59,6 +59,7 @@ class App {
     // Strokes as wide as in the dataset, when the drawing fills the pad as its images do.
     const { input, pad: border, preparation } = this.model, pixel = PAPER / (input[2] - 2 * border);
     this.penName = chosen;
+    if (!this.model) return;
     this.pad.width = PENS[chosen] * pixel * (preparation?.stroke_width ?? 2);
     for (const button of byId("pens").children) button.setAttribute("aria-pressed", button.ariaLabel === chosen);
   }
@@ -74,7 +75,7 @@ class App {
     Object.assign(this, { network, model, shift: [0, 0] });
     const known = model.preparation !== null;
     byId("facts").textContent = [model.source, ...model.facts].join(" · ");
-    byId("title").textContent = model.title;
+    document.title = byId("title").textContent = model.title;
     byId("hint").textContent = model.preparation?.strokes ? "Draw here, or drop a picture" : "Drop a picture, or draw";
     byId("prepare-name").textContent = `Prepare as in ${model.dataset}`;
     Object.assign(byId("prepare"), { disabled: !known, checked: known });
@@ -104,11 +105,11 @@ class App {
     const started = performance.now();
     this.isScheduled = false;
     this.hideOcclusion();
+    this.feed = null;
     this.say("");
     try {
       this.feed = this.prepare();
     } catch (error) {
-      this.feed = null;
       this.say(error.message);
     }
     this.values = null;
@@ -116,7 +117,7 @@ class App {
       const input = normalise(this.model, this.feed), isPartial = this.off.size > 0;
       this.values = this.network.run(input, this.off);
       this.bars.show(this.values.at(-1), isPartial ? this.network.run(input).at(-1) : null);
-    } else this.bars.clear();
+    } else this.bars.clear(this.pad.content() ? "No prediction." : "Nothing drawn yet: no prediction.");
     if (this.since) this.latencies.push(performance.now() - this.since);
     this.since = null;
     this.paint();
@@ -144,7 +145,8 @@ class App {
   paint() {
     const { model, feed, values, off, shift } = this, content = this.pad.content(), moved = shift.some((by) => by);
     paintPixels(byId("feed"), feed ?? new Uint8Array(size(model.input)), model.input[0]);
-    byId("feed").setAttribute("aria-label", `${model.input[2]} by ${model.input[1]} pixels${feed ? "" : ", empty"}`);
+    const notes = [feed ? [] : "empty", byId("drag").checked ? "arrow keys move it" : []].flat();
+    byId("feed").setAttribute("aria-label", [`${model.input[2]} by ${model.input[1]} pixels`, ...notes].join(", "));
     byId("hint").hidden = !!content;
     byId("undo").disabled = !this.pad.items.length;
     byId("clear").disabled = !content;
@@ -174,6 +176,7 @@ class App {
   }
 
   move(right, down, isReset = false) {
+    if (!this.model) return;
     const most = this.model.input[1], isOn = byId("drag").checked, feed = byId("feed");
     this.shift = isReset ? [0, 0] : [right, down].map((by, i) => Math.min(Math.max(this.shift[i] + by, -most), most));
     feed.classList.toggle("movable", isOn);
@@ -202,12 +205,13 @@ class App {
       const running = { run: (input) => network.run(input, off) };
       const { map, size: side } = await occlusionMap(model, running, feed, top, { signal, onProgress });
       signal.throwIfAborted();
-      const most = map.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+      const [fall, rise] = [1, -1].map((sign) => map.reduce((most, value) => Math.max(most, sign * value), 0));
+      const most = Math.max(fall, rise), points = (share) => `${(100 * share).toFixed(1)} points`;
       const [orange, blue] = [0.6, -0.6].map((value) => COLOURS[Math.round(value * 255) + 255] & 0xffffff);
       fill(byId("heat"), (i) => (map[i] < 0 ? blue : orange) | (Math.round(215 * Math.abs(map[i] / most || 0)) << 24));
       byId("heat").hidden = false;
       say(`Orange: a ${side} × ${side} square that covers this place lowers the probability of ` +
-        `${model.classes[top]}, by up to ${(100 * most).toFixed(1)} points. Blue: raises it.`);
+        `${model.classes[top]}, by up to ${points(fall)}. Blue: raises it, by up to ${points(rise)}.`);
     } catch (error) {
       if (!signal.aborted) throw error;
     }

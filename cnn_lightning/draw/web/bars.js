@@ -11,7 +11,6 @@ class Bars {
     byId("bars").className = longest > 12 ? "long" : longest > 3 ? "named" : "";
     this.rows = Array.from({ length: this.sorted ? FIRST : classes.length }, () => this.row());
     byId("bars").replaceChildren(...this.rows.map((row) => row.item));
-    this.clear();
   }
 
   row() {
@@ -23,10 +22,12 @@ class Bars {
     return { item, name, meter, bar, before, share, score };
   }
 
-  clear() {
+  /** Show no prediction, and why. */
+  clear(reason) {
     this.rows.forEach((row, i) => this.fill(row, this.classes[i], 0, null, null));
     this.top = null;
-    byId("verdict").textContent = "Nothing drawn yet: no prediction.";
+    byId("verdict").textContent = reason;
+    announce(reason);
   }
 
   /**

@@ -2,13 +2,18 @@
 /** Says in words and numbers what a layer does, and where one of its values comes from. */
 
 const MINUS = "\u2212", NAMES = {
-  relu: "ReLU", leaky_relu: "leaky ReLU", gelu: "GELU", silu: "SiLU", tanh: "tanh", log_softmax: "log-softmax",
+  relu: "ReLU", relu6: "ReLU6", leaky_relu: "leaky ReLU", gelu: "GELU", silu: "SiLU", log_softmax: "log-softmax",
+  hardtanh: "limits", clamp: "limits",
   hardswish: "hard swish", hardsigmoid: "hard sigmoid", affine: "scale and shift", batch_norm: "batch normalisation",
-  add: "sum", mul: "product", cat: "concatenation", pad: "padding", pixel_unshuffle: "pixels to channels",
+  add: "sum", sub: "difference", mul: "product", div: "quotient", cat: "concatenation", pad: "padding",
+  pixel_unshuffle: "pixels to channels",
 };
 
 /** Round a number to three digits after the point, with a real minus sign. */
-const show = (number) => (Math.abs(number) >= 1000 ? number.toFixed(0) : number.toFixed(3)).replace("-", MINUS);
+function show(number) {
+  const text = number.toFixed(Math.abs(number) >= 1000 ? 0 : 3);
+  return Number(text) === 0 ? "0.000" : text.replace("-", MINUS);
+}
 
 const shapeOf = (model, value) => (value ? model.layers[value - 1].shape : model.input);
 const times = (numbers) => numbers.join(" × ");
@@ -50,10 +55,14 @@ function describe(layer, model) {
     return { operation, size, rule: unique(rule), sentence };
   }
   const rules = {
-    relu: "max(x, 0)", leaky_relu: `x, or ${layer.slope} · x below 0`, sigmoid: "1 / (1 + exp(−x))", tanh: "tanh(x)",
-    softmax: "exp(x) / sum of all exp(x)", log_softmax: "log of softmax", add: "x + y", mul: "x · y",
+    relu: "max(x, 0)", relu6: "max(x, 0), at most 6",
+    leaky_relu: `x, or ${layer.slope} · x below 0`, sigmoid: "1 / (1 + exp(−x))", tanh: "tanh(x)",
+    softmax: "exp(x) / sum of all exp(x)", log_softmax: "log of softmax", add: "x + y",
+    sub: "x − y", mul: "x · y", div: "x / y",
     batch_norm: "x · scale + shift, one of each a channel", flatten: `${times(shape)} = ${layer.shape[0]}`,
     affine: `x · ${layer.factor} + ${layer.offset}`, silu: "x · sigmoid(x)", gelu: "x · Φ(x)",
+    hardtanh: `x, at least ${layer.low} and at most ${layer.high}`,
+    clamp: `x, at least ${layer.low ?? "any"} and at most ${layer.high ?? "any"}`,
     hardsigmoid: "x / 6 + 1/2, at least 0 and at most 1", hardswish: "x · hard sigmoid(x)",
     cat: layer.inputs.map((value) => shapeOf(model, value)[0]).join(" + ") + ` = ${layer.shape[0]}`,
     pad: layer.sides && `left, right, top, bottom: ${layer.sides.join(", ").replaceAll("-", MINUS)}`,
@@ -94,7 +103,9 @@ const SENTENCES = {
   batch_norm: "Scales and shifts each channel to a common range, with figures measured in training.",
   flatten: "Writes all maps into one long list, channel by channel; no value changes.",
   add: "Adds the maps of a shortcut to those of the layers that it skips.",
+  sub: "Subtracts one map from another, value by value.",
   mul: "Multiplies two maps, value by value.",
+  div: "Divides one map by another, value by value.",
   cat: "Puts the channels of several layers behind each other.",
   pad: "Adds a border of zeros, or cuts one off where the number is negative.",
   pixel_unshuffle: "Spreads neighbouring pixels over several smaller channels; no value changes.",
@@ -143,23 +154,30 @@ function explainValue(model, network, values, index, channel, y, x) {
   if (layer.kind.endsWith("pool2d")) {
     const [top, bottom] = poolWindow(layer, shape, 0, y), [left, right] = poolWindow(layer, shape, 1, x);
     const patch = patchOf(model, values, layer.inputs[0], channel, top, left, bottom - top, right - left);
-    const what = layer.kind.includes("max") ? "largest" : "mean";
-    return { value, bias: null, patches: [patch], text: `${what} of ${patch.input.length} values = ${result}` };
+    const count = patch.input.length, sum = patch.input.reduce((a, b) => a + b, 0);
+    const isPartial = layer.count_include_pad && count < size(layer.kernel);  // at the edge zeros count too
+    const what = layer.kind.includes("max") ? "largest of" : isPartial ? "sum of" : "mean of";
+    const over = isPartial ? ` ${show(sum)} / ${size(layer.kernel)}` : "";
+    return { value, bias: null, patches: [patch], text: `${what} ${count} values${over} = ${result}` };
   }
   const places = sourcesOf(model, layer, channel, y, x);
   const patches = places.map(([from, ...place]) => patchOf(model, values, from, ...place, 1, 1));
   const [a, b] = patches.map((patch) => show(patch.input[0]));
   const texts = {
     add: () => `${a} + ${b} = ${result}`,
+    sub: () => `${a} ${MINUS} ${b} = ${result}`,
     mul: () => `${a} · ${b} = ${result}`,
+    div: () => `${a} / ${b} = ${result}`,
     relu: () => `max(${a}, 0) = ${result}`,
     batch_norm: () => `${a} · ${show(weight[channel])} + ${show(bias)} = ${result}`,
-    softmax: () => `exp(${a}) / ${show(input.reduce((sum, score) => sum + Math.exp(score), 0))} = ${result}`,
+    softmax: () => `exp(${a}) / sum of all exp = ${result}`,
   };
-  const moved = a === undefined ? `border = ${result}` : `${a}, moved here`;
-  const otherwise = () => (a === undefined || a === result ? moved : `f(${a}) = ${result}`);
+  const moved = () => (a === undefined ? `border = ${result}` : `${a}, moved here`);
+  const otherwise = MOVING.includes(layer.kind) ? moved : () => `f(${a}) = ${result}`;
   return { value, bias: null, patches, text: (texts[layer.kind] ?? otherwise)() };
 }
+
+const MOVING = ["flatten", "pad", "cat", "pixel_unshuffle"];
 
 /** The places that a layer without a kernel reads for a value: [value index, channel, row, column]. */
 function sourcesOf(model, layer, channel, y, x) {

@@ -18,7 +18,7 @@ class Gallery {
     const bytes = await inflate(model.images.pixels), length = size(model.input);
     if (this.model !== model) return;
     const { labels, predicted } = model.images;
-    this.images = labels.map((label, i) => {
+    this.images = model.images.decoded ??= labels.map((label, i) => {
       const pixels = bytes.subarray(i * length, (i + 1) * length), canvas = canvasOf(model.input[2], model.input[1]);
       paintPixels(canvas, pixels, model.input[0]);
       return { canvas, model, feed: pixels, label, predicted: predicted[i], first: labels.indexOf(label) === i };
@@ -54,7 +54,6 @@ class Gallery {
 
   /** Mark the image that is on the pad, if any. */
   mark(content) {
-    if (content === this.marked) return;
     this.marked?.button?.setAttribute("aria-pressed", false);
     content?.button?.setAttribute("aria-pressed", true);
     const isOurs = content && content.model === this.model;
@@ -73,7 +72,10 @@ async function readPicture(file) {
   }
   const canvas = canvasOf(bitmap.width, bitmap.height), context = canvas.getContext("2d");
   context.drawImage(bitmap, 0, 0);
-  return { canvas, picture: shrunk(context.getImageData(0, 0, canvas.width, canvas.height)) };
+  const picture = shrunk(context.getImageData(0, 0, canvas.width, canvas.height)), { data, width, height } = picture;
+  Object.assign(canvas, { width, height });
+  context.putImageData(new ImageData(data, width, height), 0, 0);
+  return { canvas, picture };
 }
 
 /** Call back with each file that is chosen, dropped on the page or pasted. */

@@ -38,6 +38,7 @@ class LayerView {
         more.remove();
         this.add(this.channels);
         this.paint();
+        this.mapOf(MANY).focus();
       });
       this.maps.after(more);
     }
@@ -118,11 +119,12 @@ class Layers {
         if (isIntersecting) target.view.paint();
       }
     }, { rootMargin: "100px" });
-    root.addEventListener("pointermove", (event) => event.pointerType === "mouse" && !this.held && this.point(event));
+    root.addEventListener("pointermove", (event) => this.hover(event));
+    root.addEventListener("transitionend", () => this.hover(this.last));  // the map has grown under the pointer
     root.addEventListener("click", (event) => this.point(event, true));
     root.addEventListener("keydown", (event) => this.key(event));
     root.addEventListener("focusin", ({ target }) => {
-      if (target.place && target.matches(":focus-visible")) this.enter(target);
+      if (target.place && target.matches(":focus-visible") && !this.isLeaving) this.enter(target);
     });
   }
 
@@ -144,6 +146,21 @@ class Layers {
   paint(values, off) {
     this.views.forEach((view, i) => view.paint(values?.[i + 1] ?? null, off.get(i)));
     this.label();
+  }
+
+  hover(event) {
+    this.last = event;
+    if (event?.pointerType === "mouse" && !this.held) this.point(event);
+  }
+
+  /** Select nothing, and put the focus back to the map of the last value. */
+  leave() {
+    const map = this.selected?.view.mapOf(this.selected.channel);
+    this.held = false;
+    this.select(null);
+    this.isLeaving = true;
+    map?.focus();
+    this.isLeaving = false;
   }
 
   /** Select the value under the pointer. */
@@ -176,7 +193,8 @@ class Layers {
     if (event.key === "Escape") {
       this.held = false;
       this.select(null);
-    } else if (event.key === "x") this.toggle();
+    } else if (event.key === "Enter") byId("panel").focus();
+    else if (event.key === "x") this.toggle();
     else if (step && this.selected) this.step(...step, event.shiftKey);
     else return;
     event.preventDefault();

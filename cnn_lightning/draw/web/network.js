@@ -73,11 +73,15 @@ class Network {
     if (layer.kind in ELEMENTWISE) {
       const f = ELEMENTWISE[layer.kind](layer);
       for (let i = 0; i < out.length; i++) out[i] = f(a[i]);
-    } else if (layer.kind === "add") for (let i = 0; i < out.length; i++) out[i] = a[i] + b[i];
-    else if (layer.kind === "mul") for (let i = 0; i < out.length; i++) out[i] = a[i] * b[i];
-    else if (layer.kind === "flatten") out.set(a);
+    } else if (layer.kind in COMBINING) {
+      const f = COMBINING[layer.kind];
+      for (let i = 0; i < out.length; i++) out[i] = f(a[i], b[i]);
+    } else if (layer.kind === "flatten") out.set(a);
     else if (layer.kind === "softmax") out.set(softmax(a));
-    else if (layer.kind === "log_softmax") softmax(a).forEach((share, i) => (out[i] = Math.log(share)));
+    else if (layer.kind === "log_softmax") {
+      const most = Math.max(...a), sum = a.reduce((total, score) => total + Math.exp(score - most), 0);
+      for (let i = 0; i < out.length; i++) out[i] = a[i] - most - Math.log(sum);
+    }
     else if (layer.kind === "cat") {
       layer.inputs.reduce((start, i) => (out.set(values[i], start), start + values[i].length), 0);
     } else if (layer.kind === "batch_norm") {
@@ -211,9 +215,18 @@ function pixelUnshuffle(input, [, height, width], { shape, factor }, out) {
   }
 }
 
+/** Functions of two values, by operator. */
+const COMBINING = {
+  add: (x, y) => x + y,
+  sub: (x, y) => x - y,
+  mul: (x, y) => x * y,
+  div: (x, y) => x / y,
+};
+
 /** Functions of one value, by operator, given the arguments of the layer. */
 const ELEMENTWISE = {
   relu: () => (x) => Math.max(x, 0),
+  relu6: () => (x) => Math.min(Math.max(x, 0), 6),
   leaky_relu: ({ slope }) => (x) => (x > 0 ? x : slope * x),
   sigmoid: () => (x) => 1 / (1 + Math.exp(-x)),
   tanh: () => Math.tanh,
@@ -221,6 +234,8 @@ const ELEMENTWISE = {
   hardsigmoid: () => (x) => Math.min(Math.max(x + 3, 0), 6) / 6,
   hardswish: () => (x) => (x * Math.min(Math.max(x + 3, 0), 6)) / 6,
   gelu: ({ approximate }) => (approximate === "tanh" ? geluByTanh : geluByError),
+  clamp: ({ low, high }) => (x) => Math.min(Math.max(x, low ?? -Infinity), high ?? Infinity),
+  hardtanh: ({ low, high }) => (x) => Math.min(Math.max(x, low), high),
   affine: ({ factor, offset }) => (x) => x * factor + offset,
 };
 

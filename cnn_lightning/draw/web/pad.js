@@ -16,7 +16,9 @@ class Pad {
     this.version = 0;
     canvas.addEventListener("pointerdown", (event) => this.start(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
-    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (this.stroke = null));
+    for (const end of ["pointerup", "pointercancel"]) {
+      canvas.addEventListener(end, ({ isPrimary }) => isPrimary && (this.stroke = null));
+    }
     this.repaint();
   }
 

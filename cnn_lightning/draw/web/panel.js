@@ -12,10 +12,8 @@ class Panel {
     this.toggle = make("button", { type: "button" });
     this.toggle.addEventListener("click", () => layers.toggle());
     this.close = make("button", { type: "button", "aria-label": "Close" }, "×");
-    this.close.addEventListener("click", () => {
-      layers.held = false;
-      layers.select(null);
-    });
+    this.close.addEventListener("click", () => layers.leave());
+    root.addEventListener("keydown", ({ key }) => key === "Escape" && layers.leave());
     root.append(make("header", {}, this.heading, this.toggle, this.close), this.text, this.body);
     this.root = root;
   }
@@ -107,7 +105,7 @@ function table(numbers, rows, columns) {
     ...numbers.slice(row * columns, (row + 1) * columns).map((value) => {
       const cell = make("td", {}, show(value)), [red, green, blue] = colourOf(value / limit);
       cell.style.background = `rgb(${red}, ${green}, ${blue})`;
-      cell.style.color = 0.299 * red + 0.587 * green + 0.114 * blue > 115 ? "#000" : "#fff";
+      cell.style.color = 0.299 * red + 0.587 * green + 0.114 * blue > 100 ? "#000" : "#fff";
       return cell;
     }))));
 }

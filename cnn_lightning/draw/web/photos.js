@@ -133,18 +133,24 @@ function shrunk({ data, width, height }) {
   return { data: Uint8ClampedArray.from(result.data), width: columns, height: rows };
 }
 
-/** Red, green, blue and alpha on black or white, whichever gives more contrast. */
+/** Put red, green, blue and alpha on black or white, whichever gives more contrast. */
 function opaque(data) {
-  let i = 3;
-  while (data[i] === 255) i += 4;
-  if (i > data.length) return data;
-  const [onBlack, onWhite] = [0, 255].map((paper) =>
-    data.map((value, i) => (i % 4 < 3 ? paper + ((value - paper) * data[i | 3]) / 255 : 255)));
-  const spread = (values) => {
-    const colours = values.filter((_, i) => i % 4 < 3), mean = colours.reduce((a, b) => a + b) / colours.length;
-    return colours.reduce((sum, value) => sum + (value - mean) ** 2, 0);
-  };
-  return spread(onWhite) > spread(onBlack) ? onWhite : onBlack;
+  let first = 3;
+  while (data[first] === 255) first += 4;
+  if (first > data.length) return data;
+  const [onBlack, onWhite] = [0, 255].map((paper) => {
+    const pixels = new Uint8ClampedArray(data.length).fill(255);
+    let sum = 0, squares = 0;
+    for (let i = 0; i < data.length; i += 4) {
+      for (let k = i; k < i + 3; k++) {
+        pixels[k] = paper + ((data[k] - paper) * data[i + 3]) / 255;
+        sum += pixels[k];
+        squares += pixels[k] ** 2;
+      }
+    }
+    return { pixels, spread: squares - sum ** 2 / (0.75 * data.length) };
+  });
+  return (onWhite.spread > onBlack.spread ? onWhite : onBlack).pixels;
 }
 
 /** Filters of Pillow: how far they reach, and their weight at a distance. */

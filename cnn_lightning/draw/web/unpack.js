@@ -10,6 +10,10 @@ async function inflate(text) {
 
 /** Run the other scripts; the content security policy has the hash of their text. */
 async function runScripts() {
+  if (!globalThis.DecompressionStream) {
+    document.getElementById("facts").textContent = "This browser is too old: open the page in one of 2023 or later.";
+    return;
+  }
   const script = document.createElement("script");
   script.textContent = new TextDecoder().decode(await inflate(document.getElementById("scripts").textContent));
   document.head.append(script);

@@ -80,7 +80,7 @@ class Page:
         self.settle()
 
     def stroke(self, points):
-        self.drag(self["pad"], [(x / 224, y / 224) for x, y in points])
+        self.drag(self["pad"], [(x / 224, y / 224) for x, y in points])  # of a pad of 224
 
     def keys(self, *keys, shift=False):
         target = self.browser.switch_to.active_element
@@ -92,7 +92,7 @@ class Page:
         element.click()
 
     def ink(self):
-        pixels = self.js("return [...document.querySelector('#pad').getContext('2d').getImageData(0,0,224,224).data]")
+        pixels = self.js("return [...byId('pad').getContext('2d').getImageData(0, 0, PAPER, PAPER).data]")
         return int((np.array(pixels)[::4] > 127).sum())
 
     def feed(self, channels=1):

@@ -133,8 +133,8 @@ def test_drawings_are_prepared_as_in_python(browser):
         corner = rng.uniform(15, 209 - side, 2)
         for stroke in strokes:
             page.stroke([tuple(point) for point in (stroke - low) / size * side + corner])
-        pixels = page.js("return [...byId('pad').getContext('2d').getImageData(0, 0, 224, 224).data]")
-        picture = Image.fromarray(np.array(pixels, np.uint8).reshape(224, 224, 4)[..., :3])
+        pixels = page.js("return [...byId('pad').getContext('2d').getImageData(0, 0, PAPER, PAPER).data]")
+        picture = Image.fromarray(np.array(pixels, np.uint8).reshape(196, 196, 4)[..., :3])
         differences.append(difference(page, picture))
         latencies += page.js("return draw.latencies.splice(0)")
         page["clear"].click()

@@ -25,13 +25,13 @@ const channelMeans = (pixels) => channelSums(pixels, (value) => value / pixels.c
 /** Distance of pixels from the background's colour. */
 function backgroundDistance(pixels) {
   const { height, width, channels, data } = pixels, paper = background(pixels);
-  const step = paper.length > channels ? channels : 0;
-  return makePixels(height, width, 1, (y, x) => {
-    const i = y * width + x;
+  const step = paper.length > channels ? channels : 0, distance = newPixels(height, width);
+  for (let i = 0; i < distance.data.length; i++) {
     let sum = 0;
     for (let c = 0; c < channels; c++) sum += float32(data[i * channels + c] - paper[i * step + c]) ** 2;
-    return Math.sqrt(float32(sum / channels));
-  });
+    distance.data[i] = Math.sqrt(float32(sum / channels));
+  }
+  return distance;
 }
 
 function noiseOf({ data }) {
@@ -182,7 +182,7 @@ function withoutSpecks(ink, gap = 0) {
   let near = above(ink, 0);
   if (gap) near = mapped({ ...ink, data: distanceTo(near) }, (distance) => (distance <= gap / 2 ? 1 : 0));
   const pieces = labelPieces(near), amounts = new Float64Array(largest(pieces) + 1);
-  for (let i = 0; i < pieces.length; i++) amounts[pieces[i]] += ink.data[i];
+  for (let i = 0; i < pieces.length; i++) if (pieces[i]) amounts[pieces[i]] += ink.data[i];
   if (amounts.length === 2) return ink;
   const least = INK.speck * largest(amounts);
   return mapped(ink, (value, i) => (amounts[pieces[i]] >= least ? value : 0));
@@ -191,13 +191,13 @@ function withoutSpecks(ink, gap = 0) {
 /** Bounding box of all ink above a level: top, left, bottom, right, the last two exclusive. */
 function outline({ height, width, data }, level) {
   let top = height, left = width, bottom = 0, right = 0;
-  for (let i = 0; i < data.length; i++) {
-    if (data[i] <= level) continue;
-    const x = i % width, y = (i - x) / width;
-    if (y < top) top = y;
-    if (x < left) left = x;
-    if (x >= right) right = x + 1;
-    bottom = y + 1;
+  for (let y = 0; y < height; y++) {
+    let first = 0, last = width - 1;
+    const row = y * width;
+    while (first < width && data[row + first] <= level) first++;
+    if (first === width) continue;
+    while (data[row + last] <= level) last--;
+    [top, bottom, left, right] = [Math.min(top, y), y + 1, Math.min(left, first), Math.max(right, last + 1)];
   }
   return [top, left, bottom, right];
 }

@@ -81,7 +81,7 @@ def stands_out(ink: Array) -> bool:
 
 
 def opacity(ink: Array, other: float) -> Array:
-    """Turn (H, W) contrast, of which the paper itself has up to ``other``, into the opacity of strokes in [0, 1]."""
+    """Turn (H, W) contrast into the opacity of strokes in [0, 1]; the paper itself reaches the contrast ``other``."""
     from scipy import ndimage
 
     typical = float(np.median(ink[ink > SURE * ink.max()]))

@@ -72,7 +72,7 @@ class Preparation:
         return self.from_ink(ink_in_photo(pixels) if self.strokes and is_photo(pixels) else ink_on_background(pixels))
 
     def from_ink(self, raw: Array) -> Tensor:
-        """Prepare an object from its ink: (H, W), 0 where there is none, to (1, 28, 28) uint8."""
+        """Prepare an object from its ink: (H, W), 0 for paper, to (1, 28, 28) uint8."""
         ink = without_specks(raw)
         top, left, bottom, right = outline(ink, 0)
         # An image of the dataset's own size is not scaled, which would blur it, and its faint edges count too.

@@ -135,7 +135,7 @@ def layout(count: int, size: tuple[int, int], kind: str, rng: np.random.Generato
 
 
 def strokes(image: np.ndarray, height: float, width: float, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Opacity of a digit of MNIST written anew with a pen, (H, W) in [0, 1]; of "drawn" pages, its own strokes."""
+    """Opacity of a digit of MNIST rewritten with a pen, (H, W) in [0, 1]; of "drawn" pages, its own strokes."""
     rows, columns = np.flatnonzero(image.max(1) > 60), np.flatnonzero(image.max(0) > 60)
     side = max(28, round(28 * height / max(len(rows), len(columns))))
     large = Image.fromarray(image)

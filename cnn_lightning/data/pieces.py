@@ -17,7 +17,7 @@ EDGE = 0.6, 0.12  # share of the picture's side from which a piece at its border
 DOT = 4.0, 2.5  # in stroke widths: largest size of a dot or dash, and its largest gap to the next one
 SMALL_DOT = 0.4  # largest size of a dot, unless most of the ink is dots
 SKIP = 1.5, 0.06  # largest gap that a pen leaves in a stroke: in stroke widths, and as a share of the object's size
-BESIDE = 0.3  # share of the lower one's height from which two pieces are next to each other
+SAME_HEIGHT = 0.3  # share of the lower one's height from which two pieces are next to each other
 FEW = 3  # objects whose size may be that of halves
 HALVES = 1.1, 0.08  # largest size that two halves have together, and largest gap
 PART = 0.8, 0.35  # largest size of a part; its largest gap if it is tiny
@@ -197,7 +197,7 @@ def _is_part(one: Piece, other: Piece, gap: float, typical: float) -> bool:
     size = max(large.size, min(typical, 2 * large.size))
     skipped = gap <= min(SKIP[0] * max(one.width, other.width), SKIP[1] * size)
     if both > GROWTH * max(size, typical):
-        return skipped and _overlap(one, other) < BESIDE  # rows are never as close, digits of a row may be
+        return skipped and _overlap(one, other) < SAME_HEIGHT  # rows are never as close, digits of a row may be
     if skipped:
         return True
     if large.size < PART[0] * typical and both <= HALVES[0] * typical and gap <= HALVES[1] * typical:

@@ -143,6 +143,7 @@ def test_undo_clear_and_widths_of_the_pen(page):
     page.settle()
     assert page.ink() == 0
     assert page.scores() is None
+    assert not page.all("#bars .top")
     page["#undo"].send_keys(Keys.CONTROL, "z")  # takes the clearing back
     page.settle()
     assert page.ink() == inks[2]

@@ -14,7 +14,7 @@ from cnn_lightning.callbacks.dataset import example_input
 from cnn_lightning.checkpointing.files import numbered, write_file
 from cnn_lightning.checkpointing.settings import epoch_of, run_of
 from cnn_lightning.cli.exit_codes import command
-from cnn_lightning.cli.run_folders import make_folder
+from cnn_lightning.cli.run_folders import make_folder, new_path
 from cnn_lightning.cli.terminal import relative_path
 from cnn_lightning.cli.tested_cli import TestedCLI
 from cnn_lightning.data.decoding import ToSquare
@@ -25,16 +25,9 @@ from cnn_lightning.facts import class_names_of, facts_of, has_parts, name_of
 
 
 class DrawCLI(TestedCLI):
-    """Builds what a page shows of a checkpoint.
+    """Builds what a page shows of a checkpoint."""
 
-    Args:
-        args: Command-line arguments.
-        index: Which of the checkpoints that are named.
-    """
-
-    def __init__(self, args: Sequence[str], index: int = 0) -> None:
-        description = "Write a page, one HTML file, that runs the network in the browser: draw a digit, see each layer."
-        super().__init__(args, description, index)
+    DESCRIPTION = "Write a page, one HTML file, that runs the network in the browser: draw a digit, see each layer."
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the page."""
@@ -54,8 +47,7 @@ def draw(args: Sequence[str]) -> None:
     Args:
         args: Command-line arguments. Defaults to those of this process.
     """
-    clis = [DrawCLI(args)]
-    clis += [DrawCLI(args, index) for index in clis[0].others]
+    clis = DrawCLI.for_each(args)
     path = _new_file(clis[0])
     models = [_model(cli) for cli in clis]
     make_folder(path.parent, "--output")
@@ -72,9 +64,7 @@ def _new_file(cli: DrawCLI) -> Path:
     if cli.config.output is None:
         home = run_of(cli.checkpoint_path) or cli.checkpoint_path.parent
         return next(path for name in numbered("draw", ".html") if not (path := home / name).exists())
-    path = Path(cli.config.output)
-    if path.exists():
-        raise UsageError(f"--output {path} exists: name a new file, or move that one away")
+    path = new_path("--output", cli.config.output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output {path}: expected a name that ends with .html")
     return path

@@ -13,7 +13,7 @@ from torch import Tensor
 from cnn_lightning.checkpointing.settings import run_of
 from cnn_lightning.cli.exit_codes import command
 from cnn_lightning.cli.report_facts import facts_of_checkpoint
-from cnn_lightning.cli.run_folders import make_folder, next_name, remove_if_empty
+from cnn_lightning.cli.run_folders import make_folder, new_path, next_name, remove_if_empty
 from cnn_lightning.cli.shifted_images import AccuracyByShift, accuracy_by_shift, check_room, shift_table
 from cnn_lightning.cli.terminal import command_words, device_name, is_rank_zero, print_rank_zero, relative_path
 from cnn_lightning.cli.tested_cli import TestedCLI
@@ -30,15 +30,9 @@ TO_ADD = "add class_names, part and normalize to it (docs/own.md)"
 
 
 class EvaluateCLI(TestedCLI):
-    """Builds what tests a checkpoint.
+    """Builds what tests a checkpoint, with the options of evaluation."""
 
-    Args:
-        args: Command-line arguments.
-        index: Which of the checkpoints that are named.
-    """
-
-    def __init__(self, args: Sequence[str], index: int = 0) -> None:
-        super().__init__(args, "Test checkpoints on the official test set of their dataset, and write a report.", index)
+    DESCRIPTION = "Test checkpoints on the official test set of their dataset, and write a report."
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of evaluation."""
@@ -80,8 +74,7 @@ def evaluate(args: Sequence[str]) -> None:
     Args:
         args: Command-line arguments. Defaults to those of this process.
     """
-    clis = [EvaluateCLI(args)]
-    clis += [EvaluateCLI(args, index) for index in clis[0].others]
+    clis = EvaluateCLI.for_each(args)
     _check_comparable(clis)
     folder = _report_folder(clis[0])
     for cli in clis:
@@ -170,9 +163,7 @@ def _report_folder(cli: EvaluateCLI) -> Path | None:
     if report is True:
         home = run_of(cli.checkpoint_path) or cli.checkpoint_path.parent
         return home / next_name(home, "report")
-    if Path(report).exists():
-        raise UsageError(f"--report {report} exists: name a new folder, or move that one away")
-    return Path(report)
+    return new_path("--report", report, "folder")
 
 
 def _run_name(cli: EvaluateCLI) -> str:

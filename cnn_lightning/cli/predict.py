@@ -27,6 +27,7 @@ from cnn_lightning.cli.predictions import (
     printable,
     write_csv,
 )
+from cnn_lightning.cli.run_folders import new_path
 from cnn_lightning.cli.terminal import relative_path
 from cnn_lightning.cli.trained_cli import TrainedCLI
 from cnn_lightning.data.loader import TensorLoader
@@ -132,9 +133,7 @@ def predict(args: Sequence[str]) -> None:
 
 
 def _check_new(option: str, name: str) -> None:
-    path = Path(name)
-    if path.exists():
-        raise UsageError(f"{option} {name} exists: name a new file, or move that one away")
+    path = new_path(option, name)
     if not path.parent.is_dir():
         raise UsageError(f"{option} {name}: there is no folder {path.parent}")
     if option == "--picture" and path.suffix.lower() not in SUFFIXES:

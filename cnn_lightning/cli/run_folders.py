@@ -30,6 +30,18 @@ def make_folder(folder: Path, option: str) -> None:
         raise UsageError(f"cannot write to {folder} ({error.strerror}): change {option}") from error
 
 
+def new_path(option: str, name: str, kind: str = "file") -> Path:
+    """Return the path of what is to be written.
+
+    Raises:
+        UsageError: It exists; the message names the option to change.
+    """
+    path = Path(name)
+    if path.exists():
+        raise UsageError(f"{option} {name} exists: name a new {kind}, or move that one away")
+    return path
+
+
 def next_name(folder: Path, name: str) -> str:
     """Return NAME_N for the next free number in a folder: NAME_0, or one more than the greatest."""
     numbers = [path.name.removeprefix(f"{name}_") for path in folder.glob(f"{name}_*")]

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -18,7 +18,6 @@ class TestedCLI(TrainedCLI):
 
     Args:
         args: Command-line arguments.
-        description: What the command does, for ``--help``.
         index: Which of the checkpoints that are named.
 
     Attributes:
@@ -27,11 +26,13 @@ class TestedCLI(TrainedCLI):
 
     __test__ = False  # not a class of tests, whatever pytest thinks of its name
 
-    def __init__(self, args: Sequence[str], description: str, index: int = 0) -> None:
+    DESCRIPTION: ClassVar[str]  # what the command does, for --help
+
+    def __init__(self, args: Sequence[str], index: int = 0) -> None:
         self.index = index
         self.kept = KeepLogits()
         self.extra_callbacks = [self.kept]
-        super().__init__(args, description)
+        super().__init__(args, self.DESCRIPTION)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoints."""
@@ -47,10 +48,11 @@ class TestedCLI(TrainedCLI):
         """Return the one with the number of this CLI."""
         return paths[self.index] if (paths := config.get("ckpt_path")) else None
 
-    @property
-    def others(self) -> range:
-        """Numbers of the checkpoints that are named after the first."""
-        return range(1, len(self.config.get("ckpt_path", [])))
+    @classmethod
+    def for_each(cls, args: Sequence[str]) -> list[Any]:
+        """Build one for each checkpoint that the arguments name; one if they name none."""
+        first = cls(args)
+        return [first, *(cls(args, index) for index in range(1, len(first.config.get("ckpt_path", []))))]
 
     def evaluation(self) -> Evaluation:
         """Return what the last test gave."""

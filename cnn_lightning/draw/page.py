@@ -30,7 +30,7 @@ def model_of(net: nn.Module, normalize: Callable[[Tensor], Tensor], shape: Seque
     """Describe a network as plain values that the page can run.
 
     Args:
-        net: Maps (B, C, H, W) float32 images to (B, num_classes) logits; in evaluation mode.
+        net: Maps (B, C, H, W) images to (B, num_classes) logits; in evaluation mode. Moved to the CPU, as float32.
         normalize: Turns (B, C, H, W) uint8 images into the input of the network.
         shape: (C, H, W) of an image.
         half: Store the parameters as float16, otherwise as float32.

@@ -24,7 +24,10 @@ class Bars {
 
   /** Show no prediction, and why. */
   clear(reason) {
-    this.rows.forEach((row, i) => this.fill(row, this.classes[i], 0, null, null));
+    this.rows.forEach((row, i) => {
+      this.fill(row, this.classes[i], 0, null, null);
+      row.item.className = "";
+    });
     this.top = null;
     byId("verdict").textContent = reason;
     announce(reason);

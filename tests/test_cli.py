@@ -24,7 +24,9 @@ class TestFit:
     def test_leaves_a_complete_run(self, train):
         run = train("--trainer.log_every_n_steps=3")
         assert run == Path("logs/TwoLayerCNN-MNIST/version_0")
-        assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        assert {path.name for path in (run / "checkpoints").iterdir()} == {
+            *("best.ckpt", "best.calibration.json", "last.ckpt")
+        }
         assert (run / "config.yaml").is_file()
         tags = set(scalars(run))
         assert tags >= {"train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc", "lr-AdamW"}
@@ -346,7 +348,7 @@ class TestEvaluate:
         shutil.copy(run / "checkpoints/best.ckpt", "elsewhere.ckpt")
         evaluate(["elsewhere.ckpt", quiet])
         assert result(capsys.readouterr().out) == printed
-        assert sorted(path for path in Path().rglob("*") if path.name != "elsewhere.ckpt") == files
+        assert sorted(path for path in Path().rglob("*") if not path.name.startswith("elsewhere.")) == files
 
     def test_takes_the_newest_run(self, train, capsys):
         train("--model.net=MLP")

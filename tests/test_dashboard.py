@@ -463,7 +463,7 @@ def test_report_of_any_network_and_data_module(capsys, error_of):
     evaluate(named)
     output = capsys.readouterr().out
     report = run / "report_0"
-    drawn = {"confusion_matrix", "reliability", "curves", "filters", "feature_maps"}
+    drawn = {"confusion_matrix", "reliability", "risk_coverage", "curves", "filters", "feature_maps"}
     assert {path.stem for path in report.glob("*.png")} == drawn
     line = (
         "The report has no misclassified images, because PlainData does not hand out its test images: add class_names"

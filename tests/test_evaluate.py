@@ -16,8 +16,8 @@ from cnn_lightning.cli.evaluate import evaluate
 from tests.conftest import scalars
 
 FILES = {
-    "report.html", "figures.json", "predictions.csv", "confusion_matrix.png", "reliability.png", "mistakes.png",
-    "curves.png", "filters.png", "feature_maps.png",
+    "report.html", "figures.json", "predictions.csv", "confusion_matrix.png", "reliability.png", "risk_coverage.png",
+    "mistakes.png", "curves.png", "filters.png", "feature_maps.png",
 }  # fmt: skip
 CPU = "--trainer.accelerator=cpu"
 

@@ -69,6 +69,7 @@ def files(folder):
 
 
 PICTURES = {f"{name}.png" for name in ("confusion_matrix", "reliability", "mistakes", "filters", "feature_maps")}
+PICTURES |= {"risk_coverage.png"}
 BASIC = PICTURES | {"predictions.csv", "figures.json", "report.html"}
 
 
@@ -91,7 +92,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(tmp_path):
     page = write(tmp_path, scalars=SCALARS)
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "a", "i"})
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     assert all(picture["src"].startswith("data:image/png;base64,") and picture["alt"] for picture in pictures)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|url\(|@import", html)
@@ -142,7 +143,7 @@ def test_shifts_are_drawn_and_saved(tmp_path):
     page = write(tmp_path, scalars=SCALARS, shifts=SHIFTS)
     assert files(tmp_path) == BASIC | {"curves.png", "shift.png", "shift.csv"}
     assert page.text.index("What the first layer looks for") < page.text.index("What moving the images does")
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 7
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 8
     lines = (tmp_path / "shift.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "network,moved,pixels,accuracy"
     assert lines[1:] == ["a & b,up to,0,0.9", "a & b,up to,1,0.8", "a & b,corner,0,0.9", "a & b,corner,1,0.7"]

@@ -1,5 +1,6 @@
 """Callbacks: what is logged, shown and saved while a network trains."""
 
+from cnn_lightning.callbacks.calibration import SaveCalibration
 from cnn_lightning.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from cnn_lightning.callbacks.config import SaveConfig
 from cnn_lightning.callbacks.curves import Curves
@@ -21,6 +22,7 @@ __all__ = [
     "Pictures",
     "ProgressBar",
     "ResumeState",
+    "SaveCalibration",
     "SaveConfig",
     "Stopped",
     "can_draw",

@@ -38,7 +38,7 @@ CHARTS = {
 # The columns of HPARAMS; TensorBoard first shows five settings and five metrics.
 METRICS = ("test/acc", "test/loss", "val/acc", "val/loss", "time/images_per_second")
 COMPARED = {f"trainer.{name}" for name in TRAINER}
-NOT_COMPARED = ("trainer.", "data.root", "data.download", "dashboard", "save_every_n_steps")
+NOT_COMPARED = ("trainer.", "data.root", "data.download", "dashboard", "save_every_n_steps", "risk")
 
 
 class Overview(Callback):

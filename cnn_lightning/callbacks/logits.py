@@ -1,4 +1,4 @@
-"""The logits of a test, for metrics besides loss and accuracy."""
+"""The logits of a validation or a test, for metrics besides loss and accuracy."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from cnn_lightning.metrics import metrics_of
 
 
 class KeepLogits(Callback):
-    """Keeps what a network computes for the test images.
+    """Keeps what a network computed in the last validation or test.
 
     Attributes:
-        logits: (N, num_classes) float, after a test.
+        logits: (N, num_classes) float.
         labels: (N,) int64.
         example: (C, H, W) float: the first test image, as the network sees it.
     """
@@ -28,6 +28,15 @@ class KeepLogits(Callback):
         if not batch_idx:
             self.example = batch[0][0].cpu()
 
+    # Both before the model resets its metrics.
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy them."""
+        self._keep(pl_module, "val")
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copy them before the metrics are reset."""
-        _, self.logits, self.labels = (part.cpu() for part in metrics_of(pl_module, "test").gathered())
+        """Copy them."""
+        self._keep(pl_module, "test")
+
+    def _keep(self, pl_module: LightningModule, stage: str) -> None:
+        _, logits, labels = (part.cpu() for part in metrics_of(pl_module, stage).gathered())
+        self.logits, self.labels = logits[labels >= 0], labels[labels >= 0]

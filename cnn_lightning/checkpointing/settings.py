@@ -164,6 +164,15 @@ def check_dataset(checkpoint: Mapping[str, Any], path: Path, data: LightningData
             )
 
 
+def describes_images(checkpoint: Mapping[str, Any], data: LightningDataModule) -> bool:
+    """Whether a data module has the dataset and the split that a checkpoint was trained with, as far as both tell."""
+    saved = flat_settings("--data", checkpoint.get("datamodule_hyper_parameters", {}))
+    now, name = flat_settings("--data", data.hparams), checkpoint.get("dataset", {}).get("name")
+    # Not mean, std and class_names, which a checkpoint fills in where they were measured.
+    compared = saved.keys() - FREE_OPTIONS - {f"--data.{each}" for each in ("batch_size", "mean", "std", "class_names")}
+    return all(now.get(option) == saved[option] for option in compared) and name in (None, facts_of(data).name)
+
+
 def _check_newest(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Refuse another checkpoint of a run than its last.ckpt, which training would overwrite."""
     last, step = path.with_name("last.ckpt"), 0

@@ -105,6 +105,12 @@ class ClassifierCLI(LightningCLI):
             type=PositiveInt | None,
             help="In training, also save the last checkpoint every so many optimizer steps, not only after an epoch.",
         )
+        parser.add_argument(
+            "--risk",
+            type=float | None,
+            help="Share of wrong answers among those given, for the threshold below which an answer is unsure. "
+            "Default: 0.001; in evaluate.py, that of the checkpoint's calibration.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse so that each class that is named has its own defaults, or those of the checkpoint to start from."""
@@ -113,6 +119,8 @@ class ClassifierCLI(LightningCLI):
         seed, optimizer = self.config.seed_everything, self.config.model.optimizer
         if isinstance(seed, int) and not 0 <= seed < 2**32:
             raise UsageError(f"seed_everything is {seed}, expected 0 to 4294967295: change --seed_everything")
+        if self.config.risk is not None and not 0 < self.config.risk < 1:
+            raise UsageError(f"risk is {self.config.risk}, expected more than 0 and less than 1: change --risk")
         if optimizer.get("init_args", {}).get("lr", 0.0) is None:
             raise UsageError("lr is null, expected a number: change --model.optimizer.lr")
 

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
 from cnn_lightning.checkpointing.settings import run_of
+from cnn_lightning.cli.calibrating import calibration_lines, ensure_calibration
 from cnn_lightning.cli.exit_codes import command
 from cnn_lightning.cli.report_facts import facts_of_checkpoint
 from cnn_lightning.cli.run_folders import make_folder, new_path, next_name, remove_if_empty
@@ -100,11 +101,13 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
     shifts: dict[str, AccuracyByShift] = {}
     for cli in clis:
         what = f"{type(cli.model.net).__name__} on {name_of(cli.datamodule)}"
+        ensure_calibration(cli)
         print_rank_zero(f"Testing {what}, device {device_name(cli.trainer)}")
         if not cli.test(cli.checkpoint_path):
             return
         path, name = relative_path(cli.checkpoint_path), _run_name(cli)
         evaluation = cli.evaluation()
+        print_rank_zero(calibration_lines(evaluation))
         if cli.config.shift is not None:
             by_shift = accuracy_by_shift(cli.datamodule, cli.test_on, evaluation.accuracy, cli.config.shift)
             shifts[path if name in shifts else name] = by_shift

@@ -10,7 +10,16 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
-from cnn_lightning.callbacks import BestCheckpoint, LastCheckpoint, LayerTable, Overview, Pictures, SaveConfig
+from cnn_lightning.callbacks import (
+    BestCheckpoint,
+    KeepLogits,
+    LastCheckpoint,
+    LayerTable,
+    Overview,
+    Pictures,
+    SaveCalibration,
+    SaveConfig,
+)
 from cnn_lightning.callbacks.curves import CurvesLogger, RateMonitor
 from cnn_lightning.checkpointing.settings import RESUME_KEY, check_resumable, epoch_of, run_of
 from cnn_lightning.cli.class_names import find_class
@@ -30,6 +39,7 @@ from cnn_lightning.cli.unsupported import check_callbacks, check_training
 from cnn_lightning.data.default import MNISTOrDigits
 from cnn_lightning.errors import UsageError
 from cnn_lightning.lightning_fixes import NoProfiler, callbacks_of
+from cnn_lightning.reporting.calibration import RISK
 
 
 class FitCLI(ClassifierCLI):
@@ -130,7 +140,10 @@ class FitCLI(ClassifierCLI):
 
     def callbacks(self, settings: Any) -> list[Callback]:
         """Return the callbacks of a run, besides those of the model, of the user, and SaveConfig."""
-        callbacks: list[Callback] = [callback for callback in (self.best, self.last) if callback]
+        callbacks: list[Callback] = []
+        if self.best and self.last:
+            kept = KeepLogits()
+            callbacks += [kept, self.best, SaveCalibration(self.best, kept, self.config_init.risk or RISK), self.last]
         if settings.enable_model_summary is not False:
             callbacks.append(LayerTable())
         callbacks += progress_bar(settings)

@@ -114,8 +114,8 @@ def predict(args: Sequence[str]) -> None:
     _check_images([picture.image for picture in pictures], name)
     probabilities = _probabilities(cli, pictures)
     class_names = class_names_of(cli.datamodule, probabilities.shape[1])[: probabilities.shape[1]]
-    predictions = predictions_of(probabilities, class_names)
-    print(f"{_checkpoint_line(cli)}\n")
+    predictions = predictions_of(probabilities, class_names, cli.calibration)
+    print(f"{_checkpoint_line(cli)}\n{_calibration_line(cli)}\n")
     print_table(pictures, predictions, class_names)
     try:
         if config.csv:
@@ -215,6 +215,19 @@ def _checkpoint_line(cli: PredictCLI) -> str:
     what = f"{type(cli.model.net).__name__}, trained on {trained_on}, epoch {epoch_of(cli.checkpoint)}"
     other = f"; pictures prepared as for {name}" if name != trained_on else ""
     return printable(f"Classifying with {relative_path(cli.checkpoint_path)}: {what}{other}")
+
+
+def _calibration_line(cli: PredictCLI) -> str:
+    """Say which answers are unsure, and why."""
+    calibration = cli.calibration
+    unsure = f"Unsure below {calibration.threshold:.2%}"
+    if calibration.risk is None:
+        return f"{unsure}: the checkpoint is not calibrated, evaluate.py does it on the validation images"
+    if not calibration.is_reached:
+        return f"{unsure}, the most certain wrong answer of {calibration.images:,} validation images"
+    return (
+        f"{unsure}: on images like the validation images, at most {calibration.risk:.2%} of the other answers are wrong"
+    )
 
 
 def _probabilities(cli: PredictCLI, pictures: Sequence[Picture]) -> Tensor:

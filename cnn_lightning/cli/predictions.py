@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from cnn_lightning.cli.terminal import relative_path
+from cnn_lightning.reporting.calibration import Calibration
 from cnn_lightning.reporting.images import WIDTH, grid, pixels
 from cnn_lightning.reporting.lettering import LINE, shorten, write
 from cnn_lightning.reporting.palette import BLUE, ORANGE, PAPER
 
-UNSURE = 0.8  # probability below which a prediction is flagged
 SIDE = 168  # of a picture in --picture, in pixels
 MOST_SHOWN = 400
 COLUMNS = ("file", "class", "probability", "second_class", "second_probability", "unsure", "error")  # of --csv
@@ -55,17 +55,16 @@ class Prediction(NamedTuple):
     second: str
     second_probability: float
     probabilities: list[float]  # of all classes
-
-    @property
-    def unsure(self) -> bool:
-        """Whether the prediction is flagged."""
-        return self.probability < UNSURE
+    unsure: bool
 
 
-def predictions_of(probabilities: Tensor, class_names: Sequence[str]) -> list[Prediction]:
-    """Turn (N, num_classes) probabilities into N predictions."""
+def predictions_of(probabilities: Tensor, class_names: Sequence[str], calibration: Calibration) -> list[Prediction]:
+    """Turn (N, num_classes) probabilities of a network into N predictions with calibrated probabilities."""
+    probabilities = calibration.apply(probabilities)
     return [
-        Prediction(class_names[first], row[first], class_names[second], row[second], row)
+        Prediction(
+            class_names[first], row[first], class_names[second], row[second], row, row[first] < calibration.threshold
+        )
         for row, (first, second) in zip(probabilities.tolist(), probabilities.topk(2).indices.tolist(), strict=True)
     ]
 
@@ -104,8 +103,8 @@ def write_csv(
 
 def _row(picture: Picture, prediction: Prediction) -> list[Any]:
     place = [picture.place.number, *picture.place.box] if picture.place else [""] * len(PLACE_COLUMNS)
-    first, probability, second, second_probability, probabilities = prediction
-    return [first, probability, second, second_probability, int(prediction.unsure), "", *probabilities, *place]
+    *guesses, probabilities, unsure = prediction
+    return [*guesses, int(unsure), "", *probabilities, *place]
 
 
 def draw_predictions(pictures: Sequence[Picture], predictions: Sequence[Prediction]) -> Image.Image:

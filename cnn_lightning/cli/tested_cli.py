@@ -1,15 +1,23 @@
-"""TestedCLI: what tests one or several checkpoints on the test set: evaluate and draw."""
+"""TestedCLI: what tests one or several checkpoints on the test set: evaluate, draw and export."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor
 
 from cnn_lightning.callbacks import KeepLogits
+from cnn_lightning.callbacks.dataset import example_input
+from cnn_lightning.checkpointing.files import numbered
+from cnn_lightning.checkpointing.settings import run_of
+from cnn_lightning.cli.run_folders import new_path
 from cnn_lightning.cli.trained_cli import TrainedCLI
 from cnn_lightning.errors import UsageError
-from cnn_lightning.facts import class_names_of, name_of
+from cnn_lightning.facts import class_names_of, facts_of, name_of
 from cnn_lightning.reporting.evaluation import Evaluation
 
 
@@ -63,4 +71,37 @@ class TestedCLI(TrainedCLI):
                 f"the network has {logits.shape[1]} outputs, and {name_of(self.datamodule)} has {len(names)} classes: "
                 "expected as many"
             )
-        return Evaluation(self.kept.labels, logits.softmax(dim=1), names)
+        return Evaluation(self.kept.labels, logits.softmax(dim=1), names, self.calibration)
+
+    def new_output(self, name: str, suffix: str = "") -> Path:
+        """Return the path of what the command writes, which does not exist yet: ``--output``, or one in the run.
+
+        Args:
+            name: Its name in the folder of the run, without a number.
+            suffix: Of a file; "" for a folder.
+        """
+        if self.config.output is not None:
+            return new_path("--output", self.config.output, "file" if suffix else "folder")
+        home = run_of(self.checkpoint_path) or self.checkpoint_path.parent
+        return next(path for numbered_name in numbered(name, suffix) if not (path := home / numbered_name).exists())
+
+    def image_shape(self) -> torch.Size:
+        """Return (C, H, W) of the network's images, as the network or the dataset states it."""
+        example = self.model.example_input_array
+        example = example_input(facts_of(self.datamodule)) if example is None else example
+        if not isinstance(example, Tensor):
+            raise UsageError(
+                f"neither {type(self.model.net).__name__} nor {name_of(self.datamodule)} states in_channels and "
+                "image_size: add both as attributes to one of them (docs/own.md)"
+            )
+        return example.shape[1:]
+
+    def read_test_images(self, consequence: str) -> bool:
+        """Read the test images; print a warning with the consequence and return False if they are not at hand."""
+        try:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("test")
+        except UsageError as error:
+            print(f"warning: {consequence}: {error}", file=sys.stderr)
+            return False
+        return True

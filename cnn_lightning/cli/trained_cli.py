@@ -1,4 +1,4 @@
-"""TrainedCLI: what starts from a checkpoint of a run and trains nothing: evaluate, predict and draw."""
+"""TrainedCLI: what starts from a checkpoint of a run and trains nothing: evaluate, predict, draw and export."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from cnn_lightning.cli.classifier_cli import ClassifierCLI, progress_bar
 from cnn_lightning.cli.run_folders import newest_best
 from cnn_lightning.errors import UsageError
 from cnn_lightning.facts import name_of
+from cnn_lightning.reporting.calibration import Calibration, load_calibration
 
 
 class TrainedCLI(ClassifierCLI):
@@ -19,10 +20,12 @@ class TrainedCLI(ClassifierCLI):
 
     Attributes:
         checkpoint_path: The checkpoint.
+        calibration: Its calibration, ``UNCALIBRATED`` where it has none.
         extra_callbacks: Callbacks of the Trainer besides the progress bar.
     """
 
     checkpoint_path: Path
+    calibration: Calibration
     extra_callbacks: Sequence[Callback] = ()
 
     def named_checkpoint(self, config: Any) -> str | None:
@@ -33,6 +36,7 @@ class TrainedCLI(ClassifierCLI):
         """Return the checkpoint that was named, or the best of the newest run."""
         name = self.named_checkpoint(config)
         self.checkpoint_path = Path(name) if name else newest_best(Path(config.trainer.default_root_dir).glob("*-*"))
+        self.calibration = load_calibration(self.checkpoint_path)
         return self.checkpoint_path
 
     def check_normalize(self) -> None:

@@ -2,15 +2,18 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from cnn_lightning.errors import UsageError
+from cnn_lightning.reporting.calibration import UNCALIBRATED, Calibration
 
 BINS = 15  # of confidence, as in Guo et al. 2017
 ENSEMBLE = "ensemble"  # its name in a mapping of checkpoints to evaluations
@@ -26,6 +29,7 @@ class Evaluation:
         labels: (N,) int64: true classes, on the CPU.
         probabilities: (N, C) float64 on the CPU; each row sums to 1, so the softmax must be float64 as well.
         class_names: C names.
+        calibration: Of the network.
 
     Attributes:
         predicted: (N,) int64: the class with the highest probability, the first of them in a tie.
@@ -34,6 +38,7 @@ class Evaluation:
         losses: (N,) float64: cross-entropy in nats, at most 708 because probabilities are clamped to the least float64.
         total, correct: Number of images, and of correctly classified ones.
         accuracy, loss: Share of correctly classified images in [0, 1], and mean cross-entropy in nats.
+        brier_score: In [0, 2]: mean squared distance of the probabilities from the one-hot true class.
         balanced_accuracy: Mean recall of the classes that have images, in [0, 1]; all classes count alike.
         macro_f1: Mean F1 of the classes that have images or are predicted, in [0, 1].
         confusion_matrix: (C, C) int64: number of images by true class (row) and predicted class (column).
@@ -46,12 +51,15 @@ class Evaluation:
         UsageError: The probabilities are not finite.
         ValueError: The arguments do not fit together, or rows do not sum to 1.
 
-    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599.
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599; Brier 1950, Verification of
+        Forecasts Expressed in Terms of Probability; Geifman and El-Yaniv 2017, Selective Classification for Deep Neural
+        Networks, arXiv 1705.08500.
     """
 
     labels: Tensor
     probabilities: Tensor
     class_names: Sequence[str]
+    calibration: Calibration = UNCALIBRATED
 
     def __post_init__(self) -> None:
         self._check()
@@ -61,6 +69,9 @@ class Evaluation:
         self.losses = true.clamp(min=torch.finfo(torch.float64).tiny).log().abs()  # abs, because −ln 1 would be −0
         self.total, self.correct = len(self.labels), int(self.is_correct.sum())
         self.accuracy, self.loss = self.correct / self.total, self.losses.mean().item()
+
+        # Σ (p − y)² = Σ p² − 2 p_true + 1, because y is 1 for the true class alone.
+        self.brier_score = (self.probabilities.square().sum(dim=1) - 2 * true + 1).mean().item()
 
         self.confusion_matrix = multiclass_confusion_matrix(self.predicted, self.labels, len(self.class_names))
         correct, predicted, images = (self.confusion_matrix.diag(), *map(self.confusion_matrix.sum, (0, 1)))
@@ -80,6 +91,47 @@ class Evaluation:
         self.bins = {"images": count, "confidence": _divide(confidence, count), "accuracy": _divide(right, count)}
         distance = (self.bins["accuracy"] - self.bins["confidence"]).abs()
         self.calibration_error = (distance * count).sum().item() / self.total
+
+    @cached_property
+    def risk_coverage(self) -> Tensor:
+        """(N,) float64: share of wrong answers among the k with the highest confidence, for k from 1 to N."""
+        _, group = self.confidence.unique(return_inverse=True)
+        # Answers with the same confidence share their errors, whatever their order.
+        images = torch.bincount(group)
+        wrong = (torch.bincount(group, ~self.is_correct) / images).repeat_interleave(images).flip(0)
+        return wrong.cumsum(0) / torch.arange(1, self.total + 1)
+
+    @property
+    def area_under_risk_coverage(self) -> float:
+        """Mean of ``risk_coverage`` (AURC), in [0, 1]; low where wrong answers have a low confidence."""
+        return self.risk_coverage.mean().item()
+
+    @cached_property
+    def calibrated(self) -> "Evaluation":
+        """The same images with calibrated probabilities."""
+        return Evaluation(self.labels, self.calibration.apply(self.probabilities), self.class_names)
+
+    @cached_property
+    def is_answered(self) -> Tensor:
+        """(N,) bool: whether the calibrated probability of the answer reaches the threshold."""
+        return self.calibrated.confidence >= self.calibration.threshold
+
+    @property
+    def answered(self) -> int:
+        """Number of images whose answer is given."""
+        return int(self.is_answered.sum())
+
+    @property
+    def wrong_answers(self) -> int:
+        """How many of the answers given are wrong."""
+        return int((self.is_answered & ~self.is_correct).sum())
+
+    def risk_interval(self) -> tuple[float, float]:
+        """Return the 95 % interval of the share of wrong answers among those given (Clopper and Pearson 1934)."""
+        if not self.answered:
+            return 0.0, 1.0
+        interval = binomtest(self.wrong_answers, self.answered).proportion_ci(method="exact")
+        return interval.low, interval.high
 
     def _check(self) -> None:
         shape, expected = tuple(self.probabilities.shape), (len(self.labels), len(self.class_names))
@@ -112,28 +164,37 @@ class Evaluation:
 
     def figures(self) -> dict[str, Any]:
         """All metrics as plain numbers, for JSON."""
-        names = ("accuracy", "correct", "total", "balanced_accuracy", "macro_f1", "loss", "calibration_error")
+        names = ["accuracy", "correct", "total", "balanced_accuracy", "macro_f1", "loss", "brier_score"]
+        names += ["calibration_error", "area_under_risk_coverage"]
         edges = {"above": torch.arange(BINS).double() / BINS, "up_to": torch.arange(1, BINS + 1).double() / BINS}
         return {name: getattr(self, name) for name in names} | {
             "classes": _rows({"class": self.class_names} | self.by_class),
             "confusion_matrix": self.confusion_matrix.tolist(),
             "calibration": _rows(edges | self.bins),
+            "calibrated": self._calibrated_figures(),
         }
+
+    def _calibrated_figures(self) -> dict[str, Any]:
+        names = ("loss", "brier_score", "calibration_error", "area_under_risk_coverage")
+        counts = {"answered": self.answered, "wrong": self.wrong_answers, "wrong_interval": [*self.risk_interval()]}
+        return {"from": asdict(self.calibration), **counts} | {name: getattr(self.calibrated, name) for name in names}
 
     def write_csv(self, path: Path) -> None:
         """Write one row per image, with every probability to the last digit.
 
-        The columns are ``index`` (from 0), ``true``, ``predicted``, ``correct`` (1 or 0), ``confidence``, ``loss``
-        and the names of the classes.
+        The columns are ``index`` (from 0), ``true``, ``predicted``, ``correct`` (1 or 0), ``confidence``, ``loss``,
+        the names of the classes, ``calibrated_confidence`` and ``answered`` (1, or 0 where the answer is withheld).
         """
-        columns = (self.labels, self.predicted, self.is_correct.int(), self.confidence, self.losses, self.probabilities)
+        names = ["index", "true", "predicted", "correct", "confidence", "loss", *self.class_names]
+        before = (self.labels, self.predicted, self.is_correct.int(), self.confidence, self.losses, self.probabilities)
+        columns = (*before, self.calibrated.confidence, self.is_answered.int())
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(["index", "true", "predicted", "correct", "confidence", "loss", *self.class_names])
+            table.writerow([*names, "calibrated_confidence", "answered"])
             rows = zip(*(column.tolist() for column in columns), strict=True)
-            for index, (true, predicted, *numbers, probabilities) in enumerate(rows):
-                names = self.class_names[true], self.class_names[predicted]
-                table.writerow([index, *names, *numbers, *probabilities])
+            for index, (true, predicted, correct, confidence, loss, probabilities, *more) in enumerate(rows):
+                names = [self.class_names[true], self.class_names[predicted]]
+                table.writerow([index, *names, correct, confidence, loss, *probabilities, *more])
 
 
 def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ def reliability(evaluation: Evaluation, path: Path) -> None:
     """Draw a reliability diagram, accuracy against confidence, and a histogram of confidence.
 
     Args:
-        evaluation: Its ``bins`` are drawn.
+        evaluation: Its ``bins`` are drawn, and those of the calibrated probabilities where it is calibrated.
         path: PNG file to write.
     """
     count, confidence, accuracy = (evaluation.bins[name].numpy() for name in ("images", "confidence", "accuracy"))
@@ -100,8 +100,16 @@ def reliability(evaluation: Evaluation, path: Path) -> None:
     above.plot((0, 1), (0, 1), color=GREY, ls="--", lw=1, label="as it should be")
     above.bar(left, accuracy, 1 / BINS, align="edge", color=SKY, alpha=0.45, edgecolor="white")
     above.plot(confidence[filled], accuracy[filled], "o", color=BLUE, ms=5, label="images of one bin")
+    title = f"expected calibration error {100 * evaluation.calibration_error:.2f} %"
+    if evaluation.calibration.risk is not None:
+        bins, after = evaluation.calibrated.bins, evaluation.calibrated.calibration_error
+        some = bins["images"] > 0
+        above.plot(
+            bins["confidence"][some], bins["accuracy"][some], "s", color=ORANGE, ms=5, mfc="none", label="calibrated"
+        )
+        title += f", calibrated {100 * after:.2f} %"
     above.set(xlim=(0, 1), ylim=(0, 1.02))
-    above.set_title(f"expected calibration error {100 * evaluation.calibration_error:.2f} %", fontsize=11)
+    above.set_title(title, fontsize=11)
     above.legend(frameon=False, loc="upper left")
     below.bar(left, count, 1 / BINS, align="edge", color=SKY, edgecolor="white")
     below.set(yscale="log", ylim=(0.5, 2 * count.max()))  # most images are in the last bin
@@ -109,6 +117,30 @@ def reliability(evaluation: Evaluation, path: Path) -> None:
     _tidy(below, "confidence", "images")
     below.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     below.minorticks_off()
+    _save(figure, path)
+
+
+def risk_coverage(evaluation: Evaluation, path: Path) -> None:
+    """Draw the share of wrong answers among those given, against the share of images that get an answer.
+
+    Args:
+        evaluation: Its calibrated probabilities are drawn, and the threshold.
+        path: PNG file to write.
+    """
+    risk, total = evaluation.calibrated.risk_coverage.numpy(), evaluation.total
+    figure = Figure(figsize=(5.4, 3.8))
+    axes = figure.subplots()
+    axes.plot(np.arange(1, total + 1) / total, risk, color=BLUE, lw=1.5, label="test images, most certain first")
+    if evaluation.calibration.risk is not None:
+        axes.axhline(evaluation.calibration.risk, color=GREY, ls="--", lw=1, label="asked for")
+        if evaluation.answered:
+            point = evaluation.answered / total, evaluation.wrong_answers / evaluation.answered
+            axes.plot(*point, "o", color=ORANGE, ms=7, label="at the threshold")
+    _tidy(axes, "images with an answer", "wrong answers")
+    axes.set(xlim=(0, 1.01), ylim=(0, None))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.legend(frameon=False, loc="upper left")
     _save(figure, path)
 
 

@@ -68,6 +68,7 @@ def write_report(
         if picture is not None:
             picture.save(folder / f"{name}.png", optimize=True)
     plots.reliability(evaluation, folder / "reliability.png")
+    plots.risk_coverage(evaluation, folder / "risk_coverage.png")
     plots.curves(scalars or {}, folder / "curves.png")
     if shifts:
         plots.accuracy_by_shift(shifts, folder / "shift.png")

@@ -24,9 +24,11 @@ ALLOWED = {
     "checkpointing": {"checkpointing", "nets", "errors", "facts"},
     "reporting": {"reporting", "checkpointing", "nets", "errors"},
     "draw": {"draw", "reporting", "errors"},
+    "export": {"export", "reporting", "errors"},
+    "robustness": {"robustness", "errors"},
     "callbacks": LIBRARY - {"data", "optim"},
     "classifier": {"nets", "optim", "metrics", "errors", "checkpointing", "callbacks", "lightning_fixes"},
-    "cli": {"cli", "classifier", "draw", "ImageClassifier"} | LIBRARY,
+    "cli": {"cli", "classifier", "draw", "export", "robustness", "ImageClassifier"} | LIBRARY,
     "__init__": {"classifier", "cores", "data", "nets", "optim", "optimizers", "schedules"},
     "__main__": {"cli"},
 }

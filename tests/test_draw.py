@@ -1,6 +1,7 @@
 """The program of a network, its JavaScript, and the page around it; what a browser shows is in test_draw_page.py."""
 
 import base64
+import functools
 import hashlib
 import re
 import zlib
@@ -15,9 +16,11 @@ from cnn_lightning.cli.draw import draw
 from cnn_lightning.cli.evaluate import evaluate
 from cnn_lightning.cli.fit import fit
 from cnn_lightning.data import Digits
-from cnn_lightning.draw.page import choose_images, model_of, packed_images, render_page, scale_and_shift
+from cnn_lightning.data.scale_shift import scale_and_shift
+from cnn_lightning.draw.page import choose_images, model_of, packed_images, render_page
 from cnn_lightning.draw.program import program_of
 from cnn_lightning.errors import UsageError
+from cnn_lightning.reporting.calibration import Calibration, save_calibration
 from tests import docs_page
 from tests.docs_page import models_in
 from tests.javascript import needs_node, run_node
@@ -42,6 +45,11 @@ def normalize(images):
     return (images.float() / 255 - 0.13) / 0.31
 
 
+def scale_shift(channels):
+    """What normalize does, as model_of takes it."""
+    return [1 / 255 / 0.31] * channels, [-0.13 / 0.31] * channels
+
+
 def trained(net):
     """Give batch normalisation statistics that differ from those it starts with, as training does."""
     torch.manual_seed(0)
@@ -54,10 +62,17 @@ def trained(net):
     return net.eval()
 
 
-def both_scores(net, shape, half=False):
+@functools.cache
+def case(name):
+    """One of CASES: the network, the shape of its images, and what the page holds of it."""
+    make, shape = CASES[name]
+    net = trained(make())
+    return net, shape, model_of(net, *scale_shift(shape[0]), shape, half=False)
+
+
+def both_scores(net, shape, model):
     """Logits of JavaScript and of PyTorch for the same images."""
     images = some_images(*shape)
-    model = model_of(net, normalize, shape, half)
     with torch.no_grad():
         expected = net(normalize(images))
     return torch.tensor(run_node(RUN, ["network"], {"model": model, "images": images.tolist()})), expected
@@ -133,8 +148,7 @@ CASES = {
 @needs_node
 @pytest.mark.parametrize("name", CASES)
 def test_scores_are_those_of_pytorch(name):
-    make, shape = CASES[name]
-    scores, expected = both_scores(trained(make()), shape)
+    scores, expected = both_scores(*case(name))
     assert expected.std() > 0.001
     assert torch.allclose(scores, expected, atol=1e-4)
     assert torch.equal(scores.argmax(1), expected.argmax(1))
@@ -149,14 +163,14 @@ def test_every_network_is_tried():
 def test_half_precision_stores_half_the_bytes():
     torch.manual_seed(0)
     net = nets.LeNetCNN().eval()
-    scores, expected = both_scores(net, (1, 28, 28), half=True)
+    half, full = (model_of(net, *scale_shift(1), (1, 28, 28), half) for half in (True, False))
+    scores, expected = both_scores(net, (1, 28, 28), half)
     assert 1e-6 < (scores - expected).abs().max() < 1e-3
-    lengths = [len(model_of(net, normalize, (1, 28, 28), half)["weights"]) for half in (True, False)]
-    assert lengths[0] < 0.6 * lengths[1]
+    assert len(half["weights"]) < 0.6 * len(full["weights"])
     with torch.no_grad():
         net.head[0].weight[0, 0] = 1e6
     with pytest.raises(UsageError, match="too large for float16"):
-        model_of(net, normalize, (1, 28, 28), half=True)
+        model_of(net, *scale_shift(1), (1, 28, 28), half=True)
 
 
 def test_batch_normalisation_is_folded_where_it_follows_a_layer():
@@ -262,8 +276,7 @@ return model.layers.map((layer, i) => {
 @needs_node
 @pytest.mark.parametrize("name", ["ResNetCNN", "FastCNN", "OwnNet", "BranchNet", "MeanNet"])
 def test_explanations_give_the_values(name):
-    make, shape = CASES[name]
-    model = model_of(trained(make()), normalize, shape, half=False)
+    _, shape, model = case(name)
     layers = run_node(EXPLAIN, ["network", "explain"], {"model": model, "image": some_images(*shape)[0].tolist()})
     known = {
         "max_pool2d": max,
@@ -289,8 +302,7 @@ def test_explanations_give_the_values(name):
 
 @needs_node
 def test_descriptions_say_operation_size_and_formula():
-    net = nets.LeNetCNN(batch_norm=True).eval()
-    model = model_of(net, normalize, (1, 28, 28), half=False)
+    _, _, model = case("LeNetCNN")
     data = {"model": model, "image": some_images(1, 28, 28)[0].tolist()}
     texts = [layer["texts"] for layer in run_node(EXPLAIN, ["network", "explain"], data)]
     first = texts[0]
@@ -310,7 +322,7 @@ def test_occlusion_is_the_mean_fall_of_the_squares_that_cover_a_pixel():
     const { map } = await occlusionMap(data.model, network, pixels, 2, { size: 4, stride: 3 });
     return [...map];
     """
-    data = {"model": model_of(net, normalize, (1, 9, 9), half=False), "image": image.tolist()}
+    data = {"model": model_of(net, *scale_shift(1), (1, 9, 9), half=False), "image": image.tolist()}
     found = torch.tensor(run_node(code, ["network", "occlusion"], data)).view(9, 9)
 
     def probability(image):
@@ -335,13 +347,15 @@ def page_with(**texts):
         "dataset": "d",
         "source": "s",
         "facts": [],
+        "temperature": 1.0,
+        "threshold": 0.8,
         "classes": ["a", "b"],
         "pad": 0,
         "preparation": None,
     }
     images = some_images(1, 9, 9, count=2)
     packed = packed_images(images, torch.tensor([0, 1]), torch.tensor([1, 1]))
-    return render_page("t", [{**model, "images": packed, **model_of(net, normalize, (1, 9, 9), False), **texts}])
+    return render_page("t", [{**model, "images": packed, **model_of(net, *scale_shift(1), (1, 9, 9), False), **texts}])
 
 
 def test_page_runs_nothing_but_its_own_script():
@@ -365,12 +379,17 @@ def test_page_in_docs_is_that_of_the_sources():
     assert docs_page.PAGE.stat().st_size < 250_000
 
 
+CALIBRATION = Calibration(temperature=1.7, threshold=0.93, risk=0.001, images=200, answered=150, wrong=0)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on Digits: the folder of its logs, and its checkpoint."""
+    """A run on Digits: the folder of its logs, and its checkpoint, with CALIBRATION."""
     logs = tmp_path_factory.mktemp("draw")
     fit(["--data", "Digits", "--model.net", "LeNetCNN", "--trainer.max_epochs=1", f"--trainer.default_root_dir={logs}"])
-    return logs, logs / "LeNetCNN-Digits/version_0/checkpoints/best.ckpt"
+    checkpoint = logs / "LeNetCNN-Digits/version_0/checkpoints/best.ckpt"
+    save_calibration(CALIBRATION, checkpoint)
+    return logs, checkpoint
 
 
 @needs_node
@@ -383,16 +402,29 @@ def test_page_of_the_newest_run(run, capsys):
     assert (model["title"], model["classes"]) == ("LeNetCNN on Digits", [str(digit) for digit in range(10)])
     assert (model["preparation"]["kind"], model["preparation"]["cells"]) == ("Preparation", 8)
     assert model["facts"][:2] == ["epoch 1", "32,998 parameters"]
+    assert model["facts"][-1] == "calibrated (temperature 1.70)"
+    assert model["threshold"] == 0.93
     assert len(model["images"]["labels"]) >= 20
-    # The page's network and images give the classes that are noted in it.
+    # The page's network and images give the classes that are noted in it, and Python's calibrated probabilities.
     code = """
     const network = await Network.load(data), pixels = await inflate(data.images.pixels);
     return data.images.labels.map((_, i) => {
-      const scores = network.run(normalise(data, pixels.subarray(i * 784, (i + 1) * 784))).at(-1);
-      return scores.indexOf(Math.max(...scores));
+      const input = normalise(data, pixels.subarray(i * 784, (i + 1) * 784));
+      return [...softmax(network.run(input).at(-1), data.temperature)];
     });
     """
-    assert run_node(code, ["network"], model) == model["images"]["predicted"]
+    probabilities = torch.tensor(run_node(code, ["network"], model))
+    assert probabilities.argmax(1).tolist() == model["images"]["predicted"]
+    images = torch.frombuffer(
+        bytearray(zlib.decompress(base64.b64decode(model["images"]["pixels"]))), dtype=torch.uint8
+    )
+    with torch.no_grad():
+        scores = ImageClassifier.load_from_checkpoint(checkpoint).net.eval()(
+            Digits().normalize(images.view(-1, 1, 28, 28))
+        )
+    expected = CALIBRATION.apply(scores.softmax(1)).float()
+    assert torch.allclose(probabilities, expected, atol=1e-5)
+    assert not torch.allclose(probabilities, scores.softmax(1), atol=1e-2)
     draw([f"--trainer.default_root_dir={logs}", "--half", "true"])
     second = page.with_name("draw_2.html")
     assert second.stat().st_size < 0.75 * page.stat().st_size
@@ -437,18 +469,23 @@ def test_invalid_options_are_one_line(run, tmp_path, options, message, capsys):
     assert there.read_text() == "mine"
 
 
-def test_network_that_the_page_cannot_run_is_one_line(tmp_path, capsys):
-    options = ["--data", "Digits", "--trainer.max_epochs=1"]
-    options += [f"--trainer.limit_{part}_batches=1" for part in ("train", "val", "test")]
-    net = ["--model.net", "TorchvisionNet", "--model.net.name", "mnasnet0_5", "--model.net.enlarge", "2"]
-    fit([*options, *net, f"--trainer.default_root_dir={tmp_path}"])
+class Enlarged(nn.Module):
+    """Enlarges its images first, as TorchvisionNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.linear = nn.UpsamplingBilinear2d(scale_factor=2), nn.Linear(56 * 56, 10)
+
+    def forward(self, x):
+        return self.linear(self.up(x).flatten(1))
+
+
+def test_network_that_the_page_cannot_run_is_one_line(tmp_path, error_of, capsys):
+    options = ["--data", "Digits", "--model.net", "tests.test_draw.Enlarged", "--trainer.max_epochs=1"]
+    fit([*options, "--dashboard=false", f"--trainer.default_root_dir={tmp_path}"])
     capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        draw([f"--trainer.default_root_dir={tmp_path}"])
-    error = capsys.readouterr().err
-    assert exit_.value.code == 2
-    assert "TorchvisionNet uses upsample_bilinear2d in features.0, which the page cannot run" in error
-    assert error.count("\n") == 1
+    line = error_of(draw, f"--trainer.default_root_dir={tmp_path}")
+    assert "Enlarged uses upsample_bilinear2d in up, which the page cannot run" in line
     assert not list(tmp_path.rglob("*.html"))
 
 
@@ -465,7 +502,7 @@ def test_missing_test_images_are_a_warning(run, tmp_path, monkeypatch, capsys):
 
 def test_checkpoint_loads_in_python_too(run):
     model = ImageClassifier.load_from_checkpoint(run[1])
-    described = model_of(model.net.eval(), Digits().normalize, (1, 28, 28), half=False)
+    described = model_of(model.net.eval(), *scale_and_shift(Digits().normalize, (1, 28, 28)), (1, 28, 28), half=False)
     assert described["input"] == [1, 28, 28]
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from cnn_lightning.data.decoding import ToSquare
 from cnn_lightning.data.mnist import MNIST
 from cnn_lightning.draw.page import model_of, packed_images, render_page
+from cnn_lightning.reporting.calibration import Calibration
 from tests.browser import By, Keys, Page, PointerInput, Select, needs_browser
 
 pytestmark = needs_browser
@@ -21,6 +22,7 @@ pytestmark = needs_browser
 EVIL = "<script>alert(1)</script>"
 LONG = "a class whose name has more than fifty letters in it, indeed"
 CLASSES = ["0", "1", "2", LONG, EVIL]
+THRESHOLD = 0.49
 SEVEN = [(60, 50), (110, 52), (160, 50), (130, 110), (100, 180)]
 LINE = [(60, 60), (150, 150)]
 
@@ -58,7 +60,7 @@ def five_images():
 
 @pytest.fixture(scope="module")
 def page_url(tmp_path_factory):
-    names = {"facts": ["3 parameters"], "pad": 0}
+    names = {"facts": ["3 parameters"], "pad": 0, "temperature": 0.1, "threshold": THRESHOLD}
     grey = {
         "title": f"TinyNet on MNIST {EVIL}",
         "dataset": "MNIST",
@@ -66,7 +68,7 @@ def page_url(tmp_path_factory):
         "classes": CLASSES,
         "preparation": {"kind": "Preparation", **asdict(MNIST.preparation)},
         "images": packed_images(five_images(), torch.arange(5), torch.tensor([0, 1, 2, 3, 0])),
-        **model_of(NET, normalize, (1, 28, 28), half=False),
+        **model_of(NET, [1 / 127.5], [-1], (1, 28, 28), half=False),
     }
     colour = {
         "title": "TinyNet on photos",
@@ -75,7 +77,7 @@ def page_url(tmp_path_factory):
         "classes": [f"class {k}" for k in range(14)],
         "preparation": {"kind": "ToSquare", **asdict(ToSquare(32, False, "crop"))},
         "images": None,
-        **model_of(TinyNet(3, 32, 14).eval(), normalize, (3, 32, 32), half=False),
+        **model_of(TinyNet(3, 32, 14).eval(), [1 / 127.5] * 3, [-1] * 3, (3, 32, 32), half=False),
     }
     path = tmp_path_factory.mktemp("draw") / "page.html"
     path.write_text(render_page(grey["title"], [grey | names, colour | names]))
@@ -191,11 +193,19 @@ def test_dragging_moves_the_prepared_image_by_whole_pixels(page):
 
 
 def test_test_images_by_class(page):
+    unsure = []
     for button, image in zip(page.all("#images button"), five_images(), strict=True):
         button.click()
         page.settle()
         assert torch.equal(page.feed(), image)
         assert torch.allclose(page.scores(), logits(image[None])[0], atol=1e-4)
+        (probabilities,) = Calibration(temperature=0.1).apply(logits(image[None]).softmax(1)).tolist()
+        assert page.bars() == pytest.approx([100 * each for each in probabilities], abs=0.06)
+        assert f"{max(probabilities):.1%}" in page["verdict"].text
+        unsure.append(max(probabilities) < THRESHOLD)
+        assert (f"unsure: below {THRESHOLD:.1%}" in page["verdict"].text) == unsure[-1]
+    assert set(unsure) == {True, False}
+    assert page["limit"].text == f"unsure below {THRESHOLD:.1%}"
     assert page["about"].text == f"Test image: label {EVIL}, predicted 0"
     Select(page["classes"]).select_by_visible_text("misclassified")
     (wrong,) = page.all("#images button")

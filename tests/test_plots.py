@@ -24,8 +24,8 @@ EPOCHS = {
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures as they were when they were saved."""
-    figures, save = [], plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    figures, save = [], plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: (figures.append(figure), save(figure, path)))
     return figures
 
 

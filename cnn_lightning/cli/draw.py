@@ -1,27 +1,24 @@
 """``scripts/draw.py``: write a page on which one draws a digit and sees what every layer of the network makes of it."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.cli import LightningArgumentParser
-from torch import Tensor
 
-from cnn_lightning.callbacks.dataset import example_input
-from cnn_lightning.checkpointing.files import numbered, write_file
+from cnn_lightning.checkpointing.files import write_file
 from cnn_lightning.checkpointing.settings import epoch_of, run_of
 from cnn_lightning.cli.exit_codes import command
-from cnn_lightning.cli.run_folders import make_folder, new_path
+from cnn_lightning.cli.run_folders import make_folder
 from cnn_lightning.cli.terminal import relative_path
 from cnn_lightning.cli.tested_cli import TestedCLI
 from cnn_lightning.data.decoding import ToSquare
 from cnn_lightning.data.photos import SIZE, Preparation
+from cnn_lightning.data.scale_shift import scale_and_shift
 from cnn_lightning.draw.page import choose_images, model_of, packed_images, render_page
 from cnn_lightning.errors import UsageError
-from cnn_lightning.facts import class_names_of, facts_of, has_parts, name_of
+from cnn_lightning.facts import class_names_of, has_parts, name_of
 
 
 class DrawCLI(TestedCLI):
@@ -61,10 +58,7 @@ def draw(args: Sequence[str]) -> None:
 
 def _new_file(cli: DrawCLI) -> Path:
     """Path of the page, which does not exist yet."""
-    if cli.config.output is None:
-        home = run_of(cli.checkpoint_path) or cli.checkpoint_path.parent
-        return next(path for name in numbered("draw", ".html") if not (path := home / name).exists())
-    path = new_path("--output", cli.config.output)
+    path = cli.new_output("draw", ".html")
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output {path}: expected a name that ends with .html")
     return path
@@ -76,21 +70,26 @@ def _model(cli: DrawCLI) -> dict[str, Any]:
     name, run = relative_path(cli.checkpoint_path), run_of(cli.checkpoint_path)
     cli.check_normalize()
     cli.model.load_state_dict(cli.checkpoint["state_dict"])
-    shape = _shape(cli)
+    shape = cli.image_shape()
     try:
-        model = model_of(net.eval(), data.normalize, shape, cli.config.half)
+        model = model_of(net.eval(), *scale_and_shift(data.normalize, shape), shape, cli.config.half)
     except UsageError as error:
         advice = "change --half" if error.argument == "half" else "docs/draw.md lists what it can"
         raise UsageError(f"no page of {name}: {error}; {advice}") from error
     images, accuracy = _test_images(cli)
     parameters = sum(weight.numel() for weight in net.parameters())
     classes = model["layers"][-1]["shape"][0]
+    calibration = cli.calibration
+    is_calibrated = calibration.risk is not None
+    calibrated = f"calibrated (temperature {calibration.temperature:.2f})" if is_calibrated else "not calibrated"
     return {
         "title": f"{type(net).__name__} on {name_of(data)}",
         "dataset": name_of(data),
         # Without the folders above the run: the page may be mailed.
         "source": f"{run.parent.name}/{run.name}/{cli.checkpoint_path.name}" if run else cli.checkpoint_path.name,
-        "facts": [f"epoch {epoch_of(cli.checkpoint)}", f"{parameters:,} parameters", *accuracy],
+        "facts": [f"epoch {epoch_of(cli.checkpoint)}", f"{parameters:,} parameters", *accuracy, calibrated],
+        "temperature": calibration.temperature,
+        "threshold": calibration.threshold,
         "classes": class_names_of(data, classes)[:classes],
         "pad": getattr(data, "pad", 0),
         "preparation": _preparation(data, shape),
@@ -102,13 +101,7 @@ def _model(cli: DrawCLI) -> dict[str, Any]:
 def _test_images(cli: DrawCLI) -> tuple[dict[str, Any] | None, list[str]]:
     """Test the network; return test images for the page and the accuracy, neither if the dataset is not at hand."""
     data = cli.datamodule
-    try:
-        data.prepare_data()
-        data.setup("test")
-    except UsageError as error:
-        print(f"warning: the page has no test images: {error}", file=sys.stderr)
-        return None, []
-    if not cli.test(cli.checkpoint_path):
+    if not cli.read_test_images("the page has no test images") or not cli.test(cli.checkpoint_path):
         return None, []
     evaluation = cli.evaluation()
     accuracy = [f"{evaluation.accuracy:.2%} of {evaluation.total:,} test images right"]
@@ -117,18 +110,6 @@ def _test_images(cli: DrawCLI) -> tuple[dict[str, Any] | None, list[str]]:
     chosen = choose_images(evaluation.labels, evaluation.probabilities)
     images, _ = data.part("test")
     return packed_images(images[chosen], evaluation.labels[chosen], evaluation.predicted[chosen]), accuracy
-
-
-def _shape(cli: DrawCLI) -> torch.Size:
-    """(C, H, W) of an image, as the network or the dataset states it."""
-    example = cli.model.example_input_array
-    example = example_input(facts_of(cli.datamodule)) if example is None else example
-    if not isinstance(example, Tensor):
-        raise UsageError(
-            f"neither {type(cli.model.net).__name__} nor {name_of(cli.datamodule)} states in_channels and image_size, "
-            "which the page needs: add both as attributes to one of them (docs/own.md)"
-        )
-    return example.shape[1:]
 
 
 def _preparation(data: Any, shape: Sequence[int]) -> dict[str, Any] | None:

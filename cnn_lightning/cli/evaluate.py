@@ -14,6 +14,7 @@ from cnn_lightning.checkpointing.settings import run_of
 from cnn_lightning.cli.calibrating import calibration_lines, ensure_calibration
 from cnn_lightning.cli.exit_codes import command
 from cnn_lightning.cli.report_facts import facts_of_checkpoint
+from cnn_lightning.cli.robustness import Robustness, measure, robustness_lines, write_robustness
 from cnn_lightning.cli.run_folders import make_folder, new_path, next_name, remove_if_empty
 from cnn_lightning.cli.shifted_images import AccuracyByShift, accuracy_by_shift, check_room, shift_table
 from cnn_lightning.cli.terminal import command_words, device_name, is_rank_zero, print_rank_zero, relative_path
@@ -50,6 +51,13 @@ class EvaluateCLI(TestedCLI):
             help="Also measure accuracy on the test images shifted by 1, 2, ... up to so many pixels.",
         )
         parser.add_argument(
+            "--robust",
+            type=bool,
+            default=False,
+            help="Also measure accuracy on corrupted and attacked test images, and how well images of other datasets "
+            "are told apart. Takes about 100 tests.",
+        )
+        parser.add_argument(
             "--tta",
             type=bool,
             default=False,
@@ -57,12 +65,13 @@ class EvaluateCLI(TestedCLI):
             "direction and, except for digits, over the mirrored ones.",
         )
 
-    def test_on(self, images: Tensor) -> Evaluation:
-        """Test the model on changed test images, (N, C, H, W) uint8 or float."""
+    def test_on(self, images: Tensor, labels: Tensor | None = None) -> Evaluation:
+        """Test the model on (N, C, H, W) uint8 or float images, with (N,) labels, by default changed test images."""
         if self.trainer.progress_bar_callback:
             self.trainer.progress_bar_callback.disable()  # there would be one for each of many tests
         data = self.datamodule
-        loader = TensorLoader(images, data.part("test")[1], getattr(data, "batch_size", None) or 64, data.normalize)
+        labels = data.part("test")[1] if labels is None else labels
+        loader = TensorLoader(images, labels, getattr(data, "batch_size", None) or 64, data.normalize)
         with keyboard_interrupt(self.trainer):
             self.trainer.test(self.model, loader, verbose=False)
         return self.evaluation()
@@ -81,7 +90,7 @@ def evaluate(args: Sequence[str]) -> None:
     for cli in clis:
         cli.datamodule.prepare_data()
         cli.datamodule.setup("test")
-        changes = [f"--{name}" for name in ("shift", "tta") if cli.config[name]]
+        changes = [f"--{name}" for name in ("shift", "robust", "tta") if cli.config[name]]
         if changes and not has_parts(cli.datamodule):
             missing = MISSING.format(name_of(cli.datamodule))
             raise UsageError(f"{changes[0]} is not possible, because {missing}: leave it out, or {TO_ADD}")
@@ -99,6 +108,7 @@ def evaluate(args: Sequence[str]) -> None:
 def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
     evaluations: dict[str, Evaluation] = {}
     shifts: dict[str, AccuracyByShift] = {}
+    robust: dict[str, Robustness] = {}
     for cli in clis:
         what = f"{type(cli.model.net).__name__} on {name_of(cli.datamodule)}"
         ensure_calibration(cli)
@@ -111,6 +121,8 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
         if cli.config.shift is not None:
             by_shift = accuracy_by_shift(cli.datamodule, cli.test_on, evaluation.accuracy, cli.config.shift)
             shifts[path if name in shifts else name] = by_shift
+        if cli.config.robust:
+            robust[path if name in robust else name] = measure(cli, cli.test_on, evaluation)
         evaluations[path] = _mean_of_views(cli, evaluation) if cli.config.tta else evaluation
     if len(clis) > 1:
         accuracies = [100 * evaluation.accuracy for evaluation in evaluations.values()]
@@ -120,8 +132,11 @@ def _test_and_report(clis: Sequence[EvaluateCLI], folder: Path | None) -> None:
         _print_evaluation(f"Ensemble of these {len(clis)}, the mean of their probabilities", evaluations[ENSEMBLE])
     if shifts:
         print_rank_zero(shift_table(shifts))
+    if robust:
+        print_rank_zero(robustness_lines(robust))
     if folder and is_rank_zero():
-        print_rank_zero(f"report      {relative_path(_write_report(folder, clis[0], evaluations, shifts))}")
+        report = _write_report(folder, clis[0], evaluations, shifts, robust)
+        print_rank_zero(f"report      {relative_path(report)}")
     print_rank_zero(f"try it      {shlex.join(_draw_command(clis))}")
 
 
@@ -210,6 +225,7 @@ def _write_report(
     cli: EvaluateCLI,
     evaluations: Mapping[str, Evaluation],
     shifts: Mapping[str, AccuracyByShift],
+    robust: Mapping[str, Robustness],
 ) -> Path:
     # Imported here, because matplotlib is slow and only reports need it.
     from cnn_lightning.reporting import plots, report
@@ -225,4 +241,7 @@ def _write_report(
     if cli.config.tta:
         facts["probabilities"] = "means over an image, the same shifted by a pixel and, except for digits, mirrored"
     net, scalars = cli.model.net.eval(), plots.read_scalars(run) if run else None
-    return report.write_report(folder, name_of(data), net, evaluations, images, example, facts, scalars, shifts)
+    figures = write_robustness(folder, data, robust) if robust else None
+    return report.write_report(
+        folder, name_of(data), net, evaluations, images, example, facts, scalars, shifts, figures
+    )

@@ -77,13 +77,13 @@ def curves(scalars: Mapping[str, Points], path: Path) -> None:
                 if points := scalars.get(tag):
                     marker = "o" if len(points) <= 40 else None  # a line of one point would be invisible
                     axes.plot(*zip(*points, strict=True), color=colour, label=name, marker=marker, ms=4, lw=1.3)
-            _tidy(axes, step, quantity)
+            tidy(axes, step, quantity)
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
             if quantity == "loss":
                 axes.set_ylim(bottom=0)
             if axes.lines:
                 axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def reliability(evaluation: Evaluation, path: Path) -> None:
@@ -113,11 +113,11 @@ def reliability(evaluation: Evaluation, path: Path) -> None:
     above.legend(frameon=False, loc="upper left")
     below.bar(left, count, 1 / BINS, align="edge", color=SKY, edgecolor="white")
     below.set(yscale="log", ylim=(0.5, 2 * count.max()))  # most images are in the last bin
-    _tidy(above, "", "accuracy")
-    _tidy(below, "confidence", "images")
+    tidy(above, "", "accuracy")
+    tidy(below, "confidence", "images")
     below.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     below.minorticks_off()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def risk_coverage(evaluation: Evaluation, path: Path) -> None:
@@ -136,12 +136,12 @@ def risk_coverage(evaluation: Evaluation, path: Path) -> None:
         if evaluation.answered:
             point = evaluation.answered / total, evaluation.wrong_answers / evaluation.answered
             axes.plot(*point, "o", color=ORANGE, ms=7, label="at the threshold")
-    _tidy(axes, "images with an answer", "wrong answers")
+    tidy(axes, "images with an answer", "wrong answers")
     axes.set(xlim=(0, 1.01), ylim=(0, None))
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.legend(frameon=False, loc="upper left")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def accuracy_by_shift(shifts: Shifts, path: Path) -> None:
@@ -161,10 +161,10 @@ def accuracy_by_shift(shifts: Shifts, path: Path) -> None:
         handles.append(Line2D([], [], color=colour, lw=3, label=name))
         for kind, points in lines.items():
             axes.plot(*zip(*points, strict=True), color=colour, ms=4, lw=1.5, **styles[kind])
-    _tidy(axes, "shift n in pixels", "accuracy")
+    tidy(axes, "shift n in pixels", "accuracy")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
-    _legend(figure, handles)
-    _save(figure, path)
+    draw_legend(figure, handles)
+    save_figure(figure, path)
 
 
 def accuracy_by_cost(results: Mapping[tuple[str, str], Mapping[str, Any]], path: Path) -> None:
@@ -190,13 +190,13 @@ def accuracy_by_cost(results: Mapping[tuple[str, str], Mapping[str, Any]], path:
                     for artist in bar.get_children() if quantity == "weights" else ():
                         artist.set_transform(artist.get_transform() + Affine2D().translate(pixels, 0))
             accuracy = f"test accuracy, {data}" if data else "test accuracy"
-            _tidy(axes, label, accuracy if quantity == "weights" else "")
+            tidy(axes, label, accuracy if quantity == "weights" else "")
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 600k: longer labels would overlap
             costs = [row[quantity] for row in results.values()]
             low, high = axes.set_xlim(0.7 * min(costs), 1.4 * max(costs))
             axes.xaxis.set_minor_formatter(EngFormatter(sep="") if high < 10 * low else NullFormatter())
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _styles(figure: Figure, variants: Sequence[str]) -> dict[str, tuple[dict[str, Any], float]]:
@@ -212,15 +212,16 @@ def _styles(figure: Figure, variants: Sequence[str]) -> dict[str, tuple[dict[str
         styles[idea] = shared | LOOKS[(number + (not split)) % len(LOOKS)] | {"label": label}
     if split:
         handles = [Line2D([], [], label=name, marker=marker, color=GREY, **shared) for name, marker in markers.items()]
-        _legend(figure, handles, "outside upper center", title="marker: network", ncols=len(handles))
+        draw_legend(figure, handles, "outside upper center", title="marker: network", ncols=len(handles))
     title = "colour: idea (side by side where the number of parameters is the same)" if split else ""
     handles = [Line2D([], [], marker="h" if split else "o", **style) for style in styles.values()]
-    _legend(figure, handles, title=title, ncols=4 if split else 1)
+    draw_legend(figure, handles, title=title, ncols=4 if split else 1)
     aside = {idea: 5 * split * (number - (len(ideas) - 1) / 2) for number, idea in enumerate(ideas)}
     return {name: (styles[idea] | {"marker": markers[net]}, aside[idea]) for name, (net, idea) in parts.items()}
 
 
-def _legend(figure: Figure, handles: Sequence[Line2D], loc: Any = "outside lower center", **options: Any) -> None:
+def draw_legend(figure: Figure, handles: Sequence[Line2D], loc: Any = "outside lower center", **options: Any) -> None:
+    """Draw a legend below the plots."""
     for text in figure.legend(handles=handles, loc=loc, frameon=False, **options).get_texts():
         text.set_parse_math(False)  # a name with dollars is no formula
 
@@ -234,7 +235,8 @@ def _latest(points: Sequence[Any]) -> list[tuple[int, float]]:
     return latest[::-1]
 
 
-def _tidy(axes: Axes, horizontal: str, vertical: str) -> None:
+def tidy(axes: Axes, horizontal: str, vertical: str) -> None:
+    """Label the axes, and draw them as all plots have them."""
     axes.set(xlabel=horizontal, ylabel=vertical)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e4e4e4", lw=0.7)
@@ -246,7 +248,7 @@ def _tidy(axes: Axes, horizontal: str, vertical: str) -> None:
         axes.yaxis.set_major_formatter("{x:,.0f}")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG file with 100 pixels per inch."""
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)  # inches
     canvas = FigureCanvasAgg(figure)

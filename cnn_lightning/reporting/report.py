@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import StrictUndefined, Template
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ def write_report(
     facts: Mapping[str, str],
     scalars: Mapping[str, Points] | None = None,
     shifts: Shifts | None = None,
+    robustness: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a report and return the path of ``report.html``, which is written last: it exists only if all else does.
 
@@ -38,6 +40,8 @@ def write_report(
         facts: What else to say about the first checkpoint: label -> text.
         scalars: Curves of the first checkpoint's run, from ``plots.read_scalars``.
         shifts: Accuracy on moved test images, as ``plots.accuracy_by_shift`` takes it; also saved as ``shift.csv``.
+        robustness: Figures of corruptions, other images and attacks by network; their tables and pictures are in the
+            folder already.
     """
     network, evaluation = type(net).__name__, next(iter(evaluations.values()))
     title, parameters = f"{network} on {dataset}", sum(weight.numel() for weight in net.parameters())
@@ -51,7 +55,9 @@ def write_report(
     for name, one in evaluations.items():
         one.write_csv(folder / files[name])
     figures = {name: one.figures() for name, one in evaluations.items()}
-    text = json.dumps({"title": title, "facts": facts, "checkpoints": figures}, indent=1, ensure_ascii=False)
+    content = {"title": title, "facts": facts, "checkpoints": figures}
+    content |= {"robustness": robustness} if robustness else {}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     (folder / "figures.json").write_text(text + "\n", encoding="utf-8")
 
     names = evaluation.class_names
@@ -85,6 +91,7 @@ def write_report(
         {"title": title, "facts": facts, "files": files, "numbers": numbers, "palette": palette},
         evaluations=evaluations,
         evaluation=evaluation,
+        robustness=robustness,
         png={path.stem: base64.b64encode(path.read_bytes()).decode() for path in folder.glob("*.png")},
         percent=lambda share: f"{100 * share:.2f}\N{NO-BREAK SPACE}%",
     )

@@ -1,0 +1,1 @@
+"""How a network does on corrupted images, on images of something else, and under attack."""

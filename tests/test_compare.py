@@ -15,7 +15,7 @@ from cnn_lightning.reporting.tables import COLUMNS
 from tests.conftest import REPOSITORY, scalars
 
 PACE = ("seconds", "images_per_second")  # of training
-OPTIONS = "--trainer.accelerator cpu --trainer.enable_model_summary false --trainer.max_epochs 2"
+OPTIONS = "--trainer.accelerator cpu --trainer.enable_model_summary false --dashboard false --trainer.max_epochs 2"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ class TestRuns:
 
     def test_resumes_where_it_was_stopped(self, script, capsys):
         """With the result of a comparison that nothing stopped."""
-        settings = f"{OPTIONS} --trainer.max_epochs 24"
+        settings = f"{OPTIONS} --trainer.max_epochs 16"
         options = ["--nets", "MLP", "--data", "Digits", "--seeds", "0", "--options", settings]
 
         def start(*args):

@@ -1,6 +1,7 @@
 """Loggers that the user chooses: one run is one folder of ours and one of the logger, also after it was resumed."""
 
 import csv
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,11 +14,12 @@ from cnn_lightning.callbacks import resume
 from cnn_lightning.cli.fit import fit
 from cnn_lightning.cli.run_folders import run_lock
 from tests.conftest import scalars
-from tests.test_invariant import csv_rows, wandb_rows
+from tests.test_invariant import csv_rows, log_records, wandb_rows
 from tests.test_resume import SETTINGS
 
 CSV = ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=.")
 TENSORBOARD = ("--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=tb")
+ALSO_TENSORBOARD = ("--trainer.logger+=TensorBoardLogger", "--trainer.logger.save_dir=tb")
 CONSTANT = "--model.lr_schedule=null"
 
 
@@ -34,6 +36,20 @@ class Elsewhere(CSVLogger):
     @property
     def log_dir(self):
         return "here"
+
+
+def wandb_settings(root: Path) -> list[dict[str, object]]:
+    """The settings of each run, in the order of their start."""
+    from wandb.proto import wandb_internal_pb2
+
+    runs = []
+    for path in sorted(root.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime):
+        runs.append({})
+        for record in log_records(path):
+            parsed = wandb_internal_pb2.Record()
+            parsed.ParseFromString(record)
+            runs[-1] |= {item.key or item.nested_key[0]: json.loads(item.value_json) for item in parsed.config.update}
+    return runs
 
 
 def steps_with(tag: str, path: Path) -> list[int]:
@@ -60,7 +76,8 @@ def test_the_folder_of_the_run_is_ours_whatever_the_logger(run):
     for version in ("version_0", "version_1"):
         folder = Path("logs/WideCNN-MNIST", version)
         assert {path.name for path in folder.iterdir()} == {"config.yaml", "checkpoints", ".lock"}
-        assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        names = {path.name for path in (folder / "checkpoints").iterdir()}
+        assert names == {"best.ckpt", "best.calibration.json", "last.ckpt"}
     assert Path("lightning_logs/version_0/metrics.csv").exists()
     assert "val/loss" in scalars(Path("tb/lightning_logs/version_0"))
 
@@ -140,15 +157,51 @@ def test_a_logger_whose_version_is_no_plain_value(run):
     assert sorted(path.name for path in Path("logs/WideCNN-MNIST").iterdir()) == ["version_0"]
 
 
-def test_settings_are_in_the_logger(run):
+def test_csv_has_settings_curves_and_test_figures(run):
     run(*CSV, "--trainer.max_epochs=1")
     settings = yaml.safe_load(Path("lightning_logs/version_0/hparams.yaml").read_text())
     assert settings["trainer.max_epochs"] == 1
     assert settings["model.net"] == "WideCNN"
+    rows = csv_rows(Path())
+    steps = {tag: [int(row["step"]) for row in rows if tag in row] for tag in ("train/loss", "val/acc", "test/acc")}
+    assert steps == {"train/loss": [2, 4, 6], "val/acc": [6], "test/acc": [6]}
 
 
-def test_weights_and_biases_writes_nothing_of_ours_into_the_current_folder(run, monkeypatch):
-    import wandb
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what MLflow calls in SQLAlchemy
+def test_mlflow_has_settings_curves_and_test_figures(run, error_of, tiny_root, monkeypatch, capsys):
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    pytest.importorskip("alembic", reason="mlflow-skinny has no database without sqlalchemy and alembic")
+    from mlflow.tracking import MlflowClient
+
+    options = ("--trainer.logger+=MLFlowLogger", "--trainer.logger.tracking_uri=sqlite:///mlflow.db", *ALSO_TENSORBOARD)
+    run(*options, "--trainer.max_epochs=1")
+    run(*options, "--ckpt_path=last")
+    client = MlflowClient("sqlite:///mlflow.db")
+    (tracked,) = client.search_runs([client.get_experiment_by_name("lightning_logs").experiment_id])
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.params["model.net"] == "WideCNN"
+    assert tracked.data.params["trainer.max_epochs"] == "1"  # MLflow keeps the first value
+    folder = Path("logs/WideCNN-MNIST/version_0")
+    artifacts = Path(tracked.info.artifact_uri)
+    assert {path.name: path.read_bytes() for path in artifacts.iterdir()} == {
+        name: (folder / name).read_bytes() for name in ("config.yaml", "config_2.yaml")
+    }
+    curves = scalars(Path("tb/lightning_logs/version_0"))
+    for tag in ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc"):
+        points = [(point.step, point.value) for point in client.get_metric_history(tracked.info.run_id, tag)]
+        assert len(points) == (2 if tag.startswith(("val", "test")) else 6)
+        expected = [(step, value) for step, value in curves[tag] if step]  # at step 0 a test figure begins its line
+        assert points == [(step, pytest.approx(value)) for step, value in expected]
+    capsys.readouterr()
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    elsewhere = ("--trainer.logger=MLFlowLogger", "--trainer.logger.save_dir=elsewhere", "--ckpt_path=last")
+    line = error_of(fit, *SETTINGS, f"--data.root={tiny_root}", CONSTANT, *elsewhere)
+    assert "cannot resume the run of MLflow" in line
+    assert tracked.info.run_id in line
+
+
+def test_weights_and_biases_has_settings_curves_and_test_figures(run, monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed")
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     Path("config.yaml").write_text("of: another program\n")
@@ -166,6 +219,12 @@ def test_weights_and_biases_writes_nothing_of_ours_into_the_current_folder(run, 
         settings = yaml.safe_load((folder / "config.yaml").read_text())
         rates.append(settings["model"]["optimizer"]["init_args"]["lr"])
     assert rates == [0.005, 0.001]
-    assert len(list(Path("wandb").glob("offline-run-*"))) == 2
-    assert [int(row["step"]) for row in wandb_rows(Path()) if "val/loss" in row] == [6, 6]
+    for folder in Path("wandb").glob("offline-run-*"):
+        (config,) = folder.glob("files/version_?/config.yaml")
+        assert config.read_bytes() == Path("logs/WideCNN-MNIST", config.parent.name, "config.yaml").read_bytes()
+    settings = wandb_settings(Path())
+    assert [each["model.net"] for each in settings] == ["WideCNN"] * 2
+    assert [each["model.optimizer.lr"] for each in settings] == rates
+    for tag, steps in {"train/loss": [2, 4, 6], "val/loss": [6], "test/acc": [6]}.items():
+        assert [int(row["step"]) for row in wandb_rows(Path()) if tag in row] == steps * 2
     assert os.environ.get("WANDB_MODE") in (None, "dryrun", "offline")

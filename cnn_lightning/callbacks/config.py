@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from cnn_lightning.checkpointing.files import numbered, write_file
 from cnn_lightning.checkpointing.settings import flat_settings
@@ -48,10 +48,21 @@ class SaveConfig(SaveConfigCallback):
             _print_changes(yaml.safe_load(before), yaml.safe_load(content))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the settings to other loggers than TensorBoard, which has them as a text."""
+        """Give the settings to loggers other than TensorBoard, and the file to those that store files."""
+        if not trainer.is_global_zero:
+            return
+        settings = flat_settings("", yaml.safe_load(self.parser.dump(self.config)))
         for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(flat_settings("", yaml.safe_load(self.parser.dump(self.config))))
+            if isinstance(logger, MLFlowLogger):
+                # MLflow raises where a parameter changes, as max_epochs may in a resumed run.
+                known = logger.experiment.get_run(logger.run_id).data.params
+                logger.log_hyperparams({name: value for name, value in settings.items() if name not in known})
+                logger.experiment.log_artifact(logger.run_id, str(self.path))
+            elif not isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(settings)
+            if isinstance(logger, WandbLogger):
+                # With the folder in its name: W&B writes a config.yaml of its own.
+                logger.experiment.save(self.path, base_path=self.path.parents[1], policy="now")
 
 
 def _print_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

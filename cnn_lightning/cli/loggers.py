@@ -6,7 +6,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from cnn_lightning.checkpointing.settings import RESUME_KEY
@@ -23,6 +23,9 @@ def resume_loggers(loggers: Any, specs: Any, checkpoint: Mapping[str, Any]) -> l
         loggers: The loggers as they are configured, one or a list.
         specs: Their configuration: classes with their arguments.
         checkpoint: What the file holds.
+
+    Raises:
+        UsageError: MLflow does not know the run.
     """
     loggers, specs = ([each] if not isinstance(each, list) else each for each in (loggers, specs))
     states = logger_states(checkpoint)
@@ -38,9 +41,10 @@ def resume_loggers(loggers: Any, specs: Any, checkpoint: Mapping[str, Any]) -> l
                 arguments[version] = state["version"]
             if isinstance(logger, TensorBoardLogger):
                 arguments["purge_step"] = first_new_step(checkpoint)
-            resumed.append(type(logger)(**arguments))
-        else:
-            resumed.append(logger)
+            logger = type(logger)(**arguments)
+            if isinstance(logger, MLFlowLogger):
+                _check_mlflow_run(logger)
+        resumed.append(logger)
     return resumed
 
 
@@ -73,6 +77,13 @@ def check_new(loggers: Sequence[Logger]) -> None:
         folder = getattr(logger, "log_dir", None)
         for path in [*Path(folder).glob("metrics.csv"), *Path(folder).glob("events.*")] if folder else []:
             raise UsageError(f"{path} is of another run: give --trainer.logger another folder, name or version")
+
+
+def _check_mlflow_run(logger: MLFlowLogger) -> None:
+    try:
+        _ = logger.experiment
+    except Exception as error:  # of MLflow, or of its database
+        raise UsageError(f"cannot resume the run of MLflow ({error}): change --trainer.logger.tracking_uri") from error
 
 
 @rank_zero_only

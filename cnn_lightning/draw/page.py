@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,28 @@ SCRIPTS = (  # in this order
 MOST_IMAGES = 60  # test images in a page
 
 
-def model_of(net: nn.Module, normalize: Callable[[Tensor], Tensor], shape: Sequence[int], half: bool) -> dict[str, Any]:
+def model_of(
+    net: nn.Module, scale: Sequence[float], shift: Sequence[float], shape: Sequence[int], half: bool
+) -> dict[str, Any]:
     """Describe a network as plain values that the page can run.
 
     Args:
         net: Maps (B, C, H, W) images to (B, num_classes) logits; in evaluation mode. Moved to the CPU, as float32.
-        normalize: Turns (B, C, H, W) uint8 images into the input of the network.
+        scale: One number a channel: the input of the network is pixel * scale + shift, of pixels from 0 to 255.
+        shift: One number a channel.
         shape: (C, H, W) of an image.
         half: Store the parameters as float16, otherwise as float32.
 
     Returns:
-        "input", "scale" and "shift" (input = pixel * scale + shift, one number a channel), "layers", "tensors" (for
-        each its offset and shape), "weights" (little-endian, by byte, compressed, base64) and "half".
+        "input", "scale", "shift", "layers", "tensors" (for each its offset and shape), "weights" (little-endian, by
+        byte, compressed, base64) and "half".
 
     Raises:
-        UsageError: The page cannot run the network, or ``normalize`` is not a scale and a shift of each channel.
+        UsageError: The page cannot run the network.
     """
     net = net.cpu().float()
-    scale, shift = scale_and_shift(normalize, shape)
-    program = program_of(net, normalize(torch.zeros(1, *shape, dtype=torch.uint8)).float())
+    black = torch.tensor(shift, dtype=torch.float32).view(1, -1, 1, 1).expand(1, *shape)
+    program = program_of(net, black)
     tensors, offset = [], 0
     for tensor in program.tensors:
         tensors.append([offset, list(tensor.shape)])
@@ -59,31 +62,13 @@ def model_of(net: nn.Module, normalize: Callable[[Tensor], Tensor], shape: Seque
     planes = weights.view(np.uint8).reshape(-1, weights.itemsize).T
     return {
         "input": list(shape),
-        "scale": scale,
-        "shift": shift,
+        "scale": list(scale),
+        "shift": list(shift),
         "layers": program.layers,
         "tensors": tensors,
         "weights": _packed(planes.tobytes()),
         "half": half,
     }
-
-
-def scale_and_shift(normalize: Callable[[Tensor], Tensor], shape: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Measure what ``normalize`` does to each channel of images of a (C, H, W) shape: pixel * scale + shift.
-
-    Raises:
-        UsageError: It does something else.
-    """
-    black, white = (torch.full((1, *shape), value, dtype=torch.uint8) for value in (0, 255))
-    shift = normalize(black).double().mean((0, 2, 3))
-    scale = (normalize(white).double().mean((0, 2, 3)) - shift) / 255
-    some = torch.randint(256, (8, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    result, by_channel = normalize(some), (len(shift), 1, 1)
-    if result.shape != some.shape or not torch.allclose(
-        result.double(), some * scale.view(by_channel) + shift.view(by_channel), atol=1e-4, rtol=1e-4
-    ):
-        raise UsageError("normalize does more than scale and shift the pixels of each channel, which the page needs")
-    return scale.tolist(), shift.tolist()
 
 
 def choose_images(labels: Tensor, probabilities: Tensor) -> Tensor:
@@ -122,7 +107,8 @@ def render_page(title: str, models: Sequence[dict[str, Any]]) -> str:
     Args:
         title: Shown in the head of the page.
         models: For each network of square images what ``model_of`` returns, with "title", "dataset", "source", "facts"
-            (texts), "classes", "pad", "preparation" and "images" (from ``packed_images``, or None).
+            (texts), "temperature" and "threshold" (of the calibration), "classes", "pad", "preparation" and "images"
+            (from ``packed_images``, or None).
 
     Returns:
         HTML that requests nothing: a content security policy allows only its own script and style, by their hashes.

@@ -84,7 +84,7 @@ class App {
     });
     this.off.clear();
     this.choosePen(this.penName ?? "medium");
-    this.bars = new Bars(model.classes);
+    this.bars = new Bars(model);
     this.layers.open(model);
     this.update();
     await this.gallery.open(model);

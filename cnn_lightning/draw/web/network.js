@@ -24,9 +24,9 @@ function normalise(model, pixels) {
   return Float32Array.from(pixels, (pixel, i) => pixel * model.scale[(i / area) | 0] + model.shift[(i / area) | 0]);
 }
 
-/** Probabilities of the classes. */
-function softmax(scores) {
-  const most = Math.max(...scores), powers = Array.from(scores, (score) => Math.exp(score - most));
+/** Probabilities of the classes; a temperature other than 1 calibrates them. */
+function softmax(scores, temperature = 1) {
+  const most = Math.max(...scores), powers = Array.from(scores, (score) => Math.exp((score - most) / temperature));
   const sum = powers.reduce((a, b) => a + b);
   return Float32Array.from(powers, (power) => power / sum);
 }

@@ -11,7 +11,9 @@
 async function occlusionMap(model, network, pixels, classIndex, options = {}) {
   const [channels, height, width] = model.input, { signal, onProgress, stride = 2 } = options;
   const side = options.size ?? Math.max(3, Math.round(Math.min(height, width) / 5));
-  const probability = (image) => softmax(network.run(normalise(model, image)).at(-1))[classIndex];
+  const probability = (image) => {
+    return softmax(network.run(normalise(model, image)).at(-1), model.temperature)[classIndex];
+  };
   const before = probability(pixels), [falls, counts] = [1, 2].map(() => new Float32Array(height * width));
   const starts = (length) => Array.from({ length: Math.ceil((length - side) / stride) + 1 }, (_, i) => i * stride);
   // Black is the background of drawings; in other pictures, the mean of the dataset says least.

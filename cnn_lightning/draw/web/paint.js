@@ -14,7 +14,7 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-const percent = (share) => `${(100 * share).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)}%`;
+const percent = (share, digits = share > 0.9995 || share < 0.0005 ? 0 : 1) => `${(100 * share).toFixed(digits)}%`;
 
 /** Let screen readers say a text once nothing else was to be said for a while. */
 function announce(text) {

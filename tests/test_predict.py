@@ -118,11 +118,13 @@ def test_class_and_percentage_are_told_apart(run, digits, captions, capsys):
         assert lines[name] in {f"{first} ({share:.0f}%)" for share in (p - 0.05, p, p + 0.05)}
 
 
-def test_what_classifies_is_said_first(train, run, digits, capsys):
+def test_what_classifies_is_said_first(train, run, digits, capsys, error_of):
     predict([CPU, "photos", "--csv=out.csv"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"Classifying with {run}/checkpoints/best.ckpt: TwoLayerCNN, trained on Digits, epoch 2"
     assert lines[1].startswith("Unsure below ")
+    message = error_of(predict, CPU, "photos", "--risk=0.2")
+    assert message.endswith("is calibrated for a risk of 0.10%: run evaluate.py with --risk 0.2 first")
     assert lines[2] == ""
     assert lines[3].startswith("file ")
     assert Path("out.csv").read_text().startswith("file,class,probability")

@@ -1,5 +1,6 @@
 """The settings of a run, as a file for ``--config``."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,12 @@ class SaveConfig(SaveConfigCallback):
             elif not isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(settings)
             if isinstance(logger, WandbLogger):
-                # With the folder in its name: W&B writes a config.yaml of its own.
-                logger.experiment.save(self.path, base_path=self.path.parents[1], policy="now")
+                # With the folder in its name, because W&B writes a config.yaml of its own; copied, since it would link.
+                files = Path(logger.experiment.dir)
+                copied = files / self.path.parent.name / self.path.name
+                copied.parent.mkdir(exist_ok=True)
+                shutil.copy(self.path, copied)
+                logger.experiment.save(copied, base_path=files, policy="now")
 
 
 def _print_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -69,6 +69,7 @@ def _model(cli: DrawCLI) -> dict[str, Any]:
     data, net = cli.datamodule, cli.model.net
     name, run = relative_path(cli.checkpoint_path), run_of(cli.checkpoint_path)
     cli.check_normalize()
+    cli.check_risk()
     cli.model.load_state_dict(cli.checkpoint["state_dict"])
     shape = cli.image_shape()
     try:

@@ -94,6 +94,7 @@ def predict(args: Sequence[str]) -> None:
             "turns a PIL.Image.Image into a (C, H, W) uint8 tensor (docs/data.md)"
         )
     cli.check_normalize()
+    cli.check_risk()
     for option in ("csv", "picture"):
         if config[option] is not None:
             _check_new(f"--{option}", config[option])

@@ -48,6 +48,13 @@ class TrainedCLI(ClassifierCLI):
                 "(B, C, H, W) uint8 images into the input of the network (docs/data.md)"
             )
 
+    def check_risk(self) -> None:
+        """Raise a UsageError if the checkpoint is calibrated for another risk than the user asks for."""
+        risk, calibrated = self.config.risk, self.calibration.risk
+        if risk not in (None, calibrated):
+            now = "not calibrated" if calibrated is None else f"calibrated for a risk of {calibrated:.2%}"
+            raise UsageError(f"{self.checkpoint_path} is {now}: run evaluate.py with --risk {risk} first")
+
     def before_instantiate_classes(self) -> None:
         """Prepare images as in training, where the dataset measures how: the images may be missing here."""
         super().before_instantiate_classes()

@@ -59,9 +59,8 @@ def test_as_many_answers_as_the_risk_allows(images, risk, seed):
     # Each threshold that would give more answers, counted one by one.
     for other in confidence[~given].tolist():
         more = confidence >= other
-        reached = (int((more & wrong).sum()) + 1) / (int(more.sum()) + 1) <= risk
-        assert not reached
-        assert calibration.is_reached or (more & wrong).any()
+        assert (int((more & wrong).sum()) + 1) / (int(more.sum()) + 1) > risk
+        assert calibration.is_reached or (more & wrong).any() or other < 0.8
     if calibration.is_reached:
         assert (calibration.wrong + 1) / (calibration.answered + 1) <= risk
     else:
@@ -73,9 +72,13 @@ def test_edges():
     sure = calibrate(logits, labels, risk=0.3)
     assert (sure.temperature, sure.answered, sure.is_reached) == (1, 3, True)
     assert sure.threshold == pytest.approx(logits.double().softmax(1)[0, 0].item(), rel=1e-5)
+    assert calibrate(logits / 9, labels, risk=0.1).threshold == 0.8, "too few images to show the risk"
     none = calibrate(logits, labels.roll(1), risk=0.3)  # all are wrong
     assert (none.answered, none.is_reached) == (0, False)
-    assert none.threshold > 1
+    assert none.threshold == 2, "float32 would round a number just above 1"
+    assert [Calibration(threshold=share).threshold_text for share in (0.8, 0.95678, 0.9999962, 1.0)] == [
+        *("80.00%", "95.68%", "99.99962%", "100%")
+    ]
     assert calibrate(logits * torch.nan, labels) == calibrate(logits[:0], labels[:0]) == UNCALIBRATED
 
 
@@ -86,7 +89,8 @@ def test_a_file_belongs_to_one_checkpoint(tmp_path):
     save_calibration(calibration, path)
     assert load_calibration(path) == calibration
     written = json.loads(calibration_file(path).read_text())
-    for change in ({"temperature": 0}, {"threshold": "high"}, {"temperature": None}, {"other": 1}):
+    changes = {"temperature": 0}, {"threshold": "high"}, {"temperature": None}, {"other": 1}, {"risk": "x"}
+    for change in (*changes, {"threshold": float("inf")}):
         calibration_file(path).write_text(json.dumps(written | change))
         assert load_calibration(path) == UNCALIBRATED, change
     for text in ("", "[]", "1", "{"):
@@ -145,7 +149,10 @@ def test_evaluate_calibrates_what_is_not_calibrated(train, tiny_root, capsys):
     assert path.read_bytes() == saved
     path.unlink()
     evaluate([CPU, "--report=false", "--data.split_seed=1"])  # other validation images: it was trained with most
-    assert "Not calibrated, because the settings of --data differ from those in training." in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "Not calibrated for a risk of 0.10%: the settings of --data differ from those in training" in lines
+    evaluate([CPU, "--report=false", "--trainer.limit_val_batches=1"])  # one batch
+    assert "Not calibrated for a risk of 0.10%: --trainer.limit_val_batches or" in capsys.readouterr().out
     assert not path.exists()
     evaluate([CPU, "--report=false"])
     assert f"Calibrated on 200 validation images, saved as {path}" in capsys.readouterr().out
@@ -176,11 +183,10 @@ def test_without_validation_images_or_place_to_save(train, capsys, monkeypatch):
     run = train("--data=MNIST", *SHORT)
     calibration_file(run / "checkpoints/best.ckpt").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(MNIST, "val_dataloader", without_images)
-        evaluate([CPU, "--report=false"])
-    output = capsys.readouterr().out
-    assert "Not calibrated: no validation images here" in output
-    assert re.search(r"^calibration \S+% error$", output, re.MULTILINE)
+        patch.setattr(MNIST, "prepare_data", without_images)
+        with pytest.raises(SystemExit):
+            evaluate([CPU, "--report=false"])
+    assert "no validation images here" in capsys.readouterr().err
     calibration_file(run / "checkpoints/best.ckpt").mkdir()  # as good as a folder that cannot be written
     evaluate([CPU, "--report=false"])
     output = capsys.readouterr().out
@@ -189,6 +195,6 @@ def test_without_validation_images_or_place_to_save(train, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("risk", ["0", "1", "-0.1"])
-def test_a_risk_that_is_none(risk, error_of):
+def test_invalid_risk(risk, error_of):
     message = error_of(fit, f"--risk={risk}", "--data=Digits")
     assert message == f"error: risk is {float(risk)}, expected more than 0 and less than 1: change --risk"

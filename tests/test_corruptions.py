@@ -104,6 +104,12 @@ def test_lines_are_white_on_dark_images_and_black_on_bright_ones():
             assert (values == background).any(), name
 
 
+def test_lines_and_squares_lie_about_the_centre():
+    for name in ("dotted_line", "zigzag", "occlusion", "stripe"):
+        mean = corrupt(torch.zeros(2000, 1, 28, 28, dtype=torch.uint8), name, 3).float().mean(0, keepdim=True)
+        assert max(map(abs, centre_of(mean))) < 0.4, name
+
+
 @pytest.mark.parametrize(("name", "strength"), [("fog", 1), ("scale", 0), ("scale", 6)])
 def test_other_names_and_strengths_are_refused(name, strength):
     with pytest.raises(ValueError, match=f"corruption {name}, strength {strength}: expected one of"):

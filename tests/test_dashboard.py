@@ -477,6 +477,10 @@ def test_report_of_any_network_and_data_module(capsys, error_of):
     with torch.no_grad():
         probabilities = model.predict_step(pictures)
     assert [float(row["1"]) for row in table] == pytest.approx(probabilities[:, 1].tolist(), abs=1e-6)
-    for option in ("--shift=1", "--tta=true"):
+    (run / "checkpoints/best.calibration.json").unlink()
+    evaluate([*named, "--report=false"])
+    reason = "PlainData does not state its split, so only fit.py knows the validation images"
+    assert f"Not calibrated for a risk of 0.10%: {reason}" in capsys.readouterr().out
+    for option in ("--shift=1", "--robust=true", "--tta=true"):
         message = error_of(evaluate, *named, option)
         assert message.startswith(f"error: {option.split('=')[0]} is not possible, because PlainData does not hand out")

@@ -225,6 +225,27 @@ def test_pooling_moves_only_where_nothing_changes():
     assert not torch.allclose(expected, net(images))
 
 
+class OneByOne(nn.Module):
+    """Keeps what each layer gives, so that the order of its layers matters."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.ReLU())
+        self.head = nn.Linear(4 * (26**2 + 2 * 13**2), 3)
+
+    def forward(self, images):
+        found = [images]
+        for layer in self.layers:
+            found.append(layer(found[-1]))
+        return self.head(torch.cat([maps.flatten(1) for maps in found[1:]], dim=1))
+
+
+def test_network_that_calls_its_layers_one_by_one(tmp_path):
+    deployed, images = Deployed(OneByOne().eval(), [0.01], [0.0]), files.random_images((1, 28, 28))[:9]
+    files.write_onnx(tmp_path / "model.onnx", to_onnx(deployed, (1, 28, 28)))
+    check_same("model.onnx", run_onnx(tmp_path / "model.onnx", images), run_torch(deployed, images))
+
+
 def test_limits_of_the_verification():
     scores = torch.tensor([[1.0, 1.0, -20.0], [0.0, 9.0, 1.0]])
 

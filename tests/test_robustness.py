@@ -173,8 +173,8 @@ def test_border_is_added_after_the_change(digits, few_corruptions, tiny_root, ca
     assert noise[..., 2:-2, 2:-2].float().mean().item() == pytest.approx(127.5, abs=1)
     assert noise[..., :2].max() == 0
     output = capsys.readouterr().out
-    assert "FashionMNIST is not used as other images: FashionMNIST is not on disk" in output
-    assert "MNIST is not used as other images: MNIST" not in output.replace("FashionMNIST", "")  # digits as well
+    assert "FashionMNIST is not used as other images, because it is not on disk" in output
+    assert "MNIST is not used" not in output.replace("FashionMNIST", "")  # digits as well
 
 
 def test_two_runs_of_the_command_are_equal_and_figures_follow_from_the_files(train, few_corruptions, tmp_path, capsys):
@@ -223,6 +223,6 @@ def test_two_runs_of_the_command_are_equal_and_figures_follow_from_the_files(tra
     assert under_attack[0] == under_attack[7] == next(iter(clean.values()))["accuracy"]
     assert under_attack[13] <= under_attack[6] < under_attack[0]
     page = first["report.html"].decode()
-    assert "What it is worth outside the test set" in page
+    assert "Beyond the test set" in page
     assert f"{100 * figures['mean_accuracy']:.2f}" in page
     assert f"mean {figures['mean_accuracy']:.2%}, worst" in output

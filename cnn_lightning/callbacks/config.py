@@ -65,7 +65,7 @@ class SaveConfig(SaveConfigCallback):
                 # With the folder in its name, because W&B writes a config.yaml of its own; copied, since it would link.
                 files = Path(logger.experiment.dir)
                 copied = files / self.path.parent.name / self.path.name
-                copied.parent.mkdir(exist_ok=True)
+                copied.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(self.path, copied)
                 logger.experiment.save(copied, base_path=files, policy="now")
 

@@ -39,7 +39,7 @@ from cnn_lightning.cli.unsupported import check_callbacks, check_training
 from cnn_lightning.data.default import MNISTOrDigits
 from cnn_lightning.errors import UsageError
 from cnn_lightning.lightning_fixes import NoProfiler, callbacks_of
-from cnn_lightning.reporting.calibration import RISK
+from cnn_lightning.reporting.calibration import RISK, load_calibration
 
 
 class FitCLI(ClassifierCLI):
@@ -143,7 +143,8 @@ class FitCLI(ClassifierCLI):
         callbacks: list[Callback] = []
         if self.best and self.last:
             kept = KeepLogits()
-            callbacks += [kept, self.best, SaveCalibration(self.best, kept, self.config_init.risk or RISK), self.last]
+            risk = self.config_init.risk or load_calibration(self.best.path).risk or RISK  # that of a resumed run
+            callbacks += [kept, self.best, SaveCalibration(self.best, kept, risk), self.last]
         if settings.enable_model_summary is not False:
             callbacks.append(LayerTable())
         callbacks += progress_bar(settings)

@@ -220,15 +220,13 @@ def _checkpoint_line(cli: PredictCLI) -> str:
 
 def _calibration_line(cli: PredictCLI) -> str:
     """Say which answers are unsure, and why."""
-    calibration = cli.calibration
-    unsure = f"Unsure below {calibration.threshold:.2%}"
-    if calibration.risk is None:
+    calibration, risk = cli.calibration, cli.calibration.risk
+    unsure = f"Unsure below {calibration.threshold_text}" if calibration.threshold <= 1 else "All answers are unsure"
+    if risk is None:
         return f"{unsure}: the checkpoint is not calibrated, evaluate.py does it on the validation images"
     if not calibration.is_reached:
-        return f"{unsure}, the most certain wrong answer of {calibration.images:,} validation images"
-    return (
-        f"{unsure}: on images like the validation images, at most {calibration.risk:.2%} of the other answers are wrong"
-    )
+        return f"{unsure}: {calibration.images:,} validation images are too few to show a risk of {risk:.2%}"
+    return f"{unsure}: of the other answers, about {risk:.2%} or less are wrong on images like those of training"
 
 
 def _probabilities(cli: PredictCLI, pictures: Sequence[Picture]) -> Tensor:

@@ -1,5 +1,6 @@
 """``evaluate.py --robust``: accuracy on corrupted and attacked test images, and detection of other images."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.nn.functional import pad
 
 from cnn_lightning.cli.terminal import print_rank_zero
 from cnn_lightning.cli.tested_cli import TestedCLI
-from cnn_lightning.data import MNIST, FashionMNIST
+from cnn_lightning.data import MNIST, FashionMNIST, ImageDataModule
 from cnn_lightning.data.scale_shift import scale_and_shift
 from cnn_lightning.errors import UsageError
 from cnn_lightning.facts import class_names_of, name_of
@@ -108,7 +109,7 @@ def measure(cli: TestedCLI, test_on: TestOn, evaluation: Evaluation) -> Robustne
     for source, others in _other_images(data, bare):
         zeros = torch.zeros(len(others), dtype=torch.int64)
         scores[source] = test_on(pad(others, [border] * 4), zeros).calibrated.confidence
-    attacks = _attacks(cli, images[:ATTACKED], labels[:ATTACKED])
+    attacks = _attacks(cli, bare[:ATTACKED], labels[:ATTACKED], border)
     return Robustness(name_of(data), accuracies, scores, evaluation.calibration.threshold, attacks)
 
 
@@ -187,33 +188,43 @@ def _other_images(data: Any, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         if shape != (cls.in_channels, cls.SIDE, cls.SIDE):
             print_rank_zero(f"{cls.__name__} is not used as other images, because those of {name_of(data)} are {shape}")
             continue
-        try:
-            other = cls(getattr(data, "root", None), download=False)
-            other.prepare_data()
-            other.setup("test")
-        except UsageError as error:
-            print_rank_zero(f"{cls.__name__} is not used as other images: {error}")
-            continue
-        yield cls.__name__, other.part("test")[0]
+        roots = dict.fromkeys([getattr(data, "root", None), None])  # None: the default folder
+        found = [other.part("test")[0] for root in roots if (other := _on_disk(cls, root))]
+        if found:
+            yield cls.__name__, found[0]
+        else:
+            print_rank_zero(f"{cls.__name__} is not used as other images, because it is not on disk")
     yield "noise", noise(min(len(images), MOST_NOISE), shape)
 
 
-def _attacks(cli: TestedCLI, images: Tensor, labels: Tensor) -> dict[str, list[tuple[float, float]]]:
+def _on_disk(cls: type[ImageDataModule], root: str | None) -> ImageDataModule | None:
+    """Set up the test images of a dataset; None if a file is missing."""
+    data = cls(root, download=False)
+    try:
+        data.prepare_data()
+        data.setup("test")
+    except UsageError:
+        return None
+    return data
+
+
+def _attacks(cli: TestedCLI, images: Tensor, labels: Tensor, border: int) -> dict[str, list[tuple[float, float]]]:
     """Measure accuracy under attack, in float32; none if the network is given more than scaled and shifted pixels."""
     try:
         scale, shift = scale_and_shift(cli.datamodule.normalize, images.shape[1:])
     except UsageError as error:
         print_rank_zero(f"No attacks: {error}")
         return {}
-    net, attacks = cli.model.net.eval().to(images.device), dict[str, list[tuple[float, float]]]()
+    # A copy, because the report draws the network on the CPU.
+    net, attacks = copy.deepcopy(cli.model.net).eval().to(images.device), dict[str, list[tuple[float, float]]]()
     print_rank_zero(f"\nAccuracy on the first {len(images):,} test images under attack")
     print_rank_zero(f"{'epsilon':<18}" + "".join(f"{epsilon:>8}" for epsilon in EPSILONS))
     for name, steps in STEPS.items():
         points = []
         for epsilon in EPSILONS:
-            attacked = attack(net, images, labels, scale, shift, epsilon, steps) if epsilon else images / 255
+            attacked = attack(net, images, labels, scale, shift, epsilon, steps, border=border)
             with torch.inference_mode():
-                logits = torch.cat([logits_of(net, batch, scale, shift) for batch in attacked.split(BATCH)])
+                logits = torch.cat([logits_of(net, batch, scale, shift, border) for batch in attacked.split(BATCH)])
             points.append((epsilon, (logits.argmax(dim=1) == labels).double().mean().item()))
         print_rank_zero(f"{name:<18}{_percent([accuracy for _, accuracy in points])}")
         attacks[name] = points

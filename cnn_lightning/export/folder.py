@@ -64,7 +64,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, OSError):
-            raise UsageError(f"cannot write {folder} ({error.strerror})", "output") from error
+            raise UsageError(f"cannot write {folder} ({error.strerror or error})", "output") from error
         raise
 
 

@@ -1,5 +1,6 @@
 """The ONNX file of a network."""
 
+import copy
 import io
 import logging
 import warnings
@@ -8,6 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from cnn_lightning.errors import UsageError
 from cnn_lightning.export.deployed import Deployed, pool_last
@@ -36,7 +38,7 @@ def to_onnx(deployed: Deployed, shape: Sequence[int]) -> "ModelProto":
     """
     import onnx  # here, because it is slow and of an extra, as everywhere in this folder
 
-    copied = Deployed(pool_last(deployed.net), [0.0], [0.0], deployed.pad, deployed.temperature)
+    copied = Deployed(_pool_last_if_same(deployed, shape), [0.0], [0.0], deployed.pad, deployed.temperature)
     copied.scale, copied.shift = deployed.scale, deployed.shift
     # channels_last would be written as transposed weights.
     copied = copied.to(memory_format=torch.contiguous_format)
@@ -76,6 +78,19 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def _pool_last_if_same(deployed: Deployed, shape: Sequence[int]) -> nn.Module:
+    """Move max-pooling, unless a network calls its layers in another way than one after the other."""
+    images = torch.randint(256, (4, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    inputs, moved = deployed.prepare(images), pool_last(deployed.net)
+    with torch.inference_mode():
+        expected = deployed.net(inputs)
+        try:
+            is_same = torch.allclose(moved(inputs), expected, rtol=1e-4, atol=1e-4)
+        except (RuntimeError, ValueError, TypeError):  # its shapes do not fit any more
+            is_same = False
+    return moved if is_same else copy.deepcopy(deployed.net)
 
 
 def _reason(error: BaseException) -> str:

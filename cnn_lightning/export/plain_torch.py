@@ -24,10 +24,10 @@ def code_of(net: nn.Module, examples: Tensor) -> str | None:
         return None
     try:
         # The code has nothing but calls of torch.nn, with plain values.
-        again = eval(code, {"nn": nn, "OrderedDict": OrderedDict}).eval()
-        again.load_state_dict(net.state_dict())
+        rebuilt = eval(code, {"nn": nn, "OrderedDict": OrderedDict}).eval()
+        rebuilt.load_state_dict(net.state_dict())
         with torch.inference_mode():
-            is_same = torch.allclose(again(examples), net(examples), rtol=1e-4, atol=1e-5)
+            is_same = torch.allclose(rebuilt(examples), net(examples), rtol=1e-4, atol=1e-5)
     except Exception:  # a layer whose description is no call, or other names of parameters
         return None
     return code if is_same else None

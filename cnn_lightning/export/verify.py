@@ -101,7 +101,7 @@ def compare(found: Outputs, expected: Outputs) -> Comparison:
 
 
 def check_same(name: str, found: Outputs, expected: Outputs) -> Comparison:
-    """Compare the outputs of a file that must be those of PyTorch but for rounding.
+    """Compare the outputs of a file that must be those of PyTorch except for rounding.
 
     Where PyTorch's two highest scores are closer than the rounding, the class may be the other one.
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from scipy.optimize import minimize_scalar
 from torch import Tensor
@@ -23,7 +24,7 @@ class Calibration:
 
     Args:
         temperature: Divides the logits before the softmax; above 1 where the network is overconfident.
-        threshold: An answer is withheld if its calibrated probability is lower; above 1 where all are.
+        threshold: An answer is withheld if its calibrated probability is lower; 2 where all are.
         risk: Share of wrong answers among those given that was asked for, in [0, 1]; None where nothing was measured.
         images: Number of validation images.
         answered: Number of validation images whose answers are given.
@@ -39,6 +40,12 @@ class Calibration:
     images: int = 0
     answered: int = 0
     wrong: int = 0
+
+    @property
+    def threshold_text(self) -> str:
+        """The threshold in percent, with as many digits as tell it from 100 %."""
+        digits = max(2, math.ceil(-math.log10(1 - self.threshold)) - 1) if self.threshold < 1 else 0
+        return f"{self.threshold:.{digits}%}"
 
     @property
     def is_reached(self) -> bool:
@@ -59,7 +66,7 @@ def calibrate(logits: Tensor, labels: Tensor, risk: float = RISK) -> Calibration
 
     The share of wrong answers is counted as if one more image had been answered wrongly: without this, the threshold
     that fits the validation images best would be too low for others. If they are too few to show the risk, the
-    threshold is above the calibrated probability of every wrong answer.
+    threshold is above the calibrated probability of every wrong answer, and at least that of ``UNCALIBRATED``.
 
     Args:
         logits: (N, num_classes) float, of validation images.
@@ -80,9 +87,15 @@ def calibrate(logits: Tensor, labels: Tensor, risk: float = RISK) -> Calibration
     # An answer is given with all that are as probable, so only the last of equal ones can be the last one given.
     ends = [*((confidence[:-1] != confidence[1:]).nonzero()[:, 0] + 1).tolist(), len(labels)]
     allowed = [end for end in ends if _upper_risk(wrong[end - 1], end) <= risk]
-    answered = max(allowed or [end for end in ends if not wrong[end - 1]], default=0)
+    if allowed:
+        answered = max(allowed)
+        threshold = _threshold(confidence.tolist(), answered)
+    else:
+        without_errors = max((end for end in ends if not wrong[end - 1]), default=0)
+        threshold = max(_threshold(confidence.tolist(), without_errors), UNCALIBRATED.threshold)
+        answered = int((confidence >= threshold).sum())
     errors = wrong[answered - 1] if answered else 0
-    return Calibration(temperature, _threshold(confidence.tolist(), answered), risk, len(labels), answered, errors)
+    return Calibration(temperature, threshold, risk, len(labels), answered, errors)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -97,7 +110,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     if (logits.argmax(dim=1) == labels).all():
         return 1.0
     bounds = [math.log(temperature) for temperature in TEMPERATURES]
-    loss = minimize_scalar(lambda log: cross_entropy(logits / math.exp(log), labels).item(), bounds, bounds=bounds)
+    loss = minimize_scalar(lambda log: cross_entropy(logits / math.exp(log), labels).item(), bounds=bounds)
     return math.exp(loss.x)
 
 
@@ -106,13 +119,18 @@ def calibration_file(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".calibration.json")
 
 
+def sha256_of(checkpoint: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+
+
 def save_calibration(calibration: Calibration, checkpoint: Path) -> None:
     """Write the file next to a checkpoint, with the SHA-256 of the checkpoint.
 
     Raises:
         OSError: It cannot be written.
     """
-    content = {"checkpoint_sha256": _sha256(checkpoint), **asdict(calibration)}
+    content = {"checkpoint_sha256": sha256_of(checkpoint), **asdict(calibration)}
     write_file(calibration_file(checkpoint), f"{json.dumps(content, indent=1)}\n".encode())
 
 
@@ -124,11 +142,12 @@ def load_calibration(checkpoint: Path) -> Calibration:
     """
     try:
         content = json.loads(calibration_file(checkpoint).read_bytes())
-        if content.pop("checkpoint_sha256") != _sha256(checkpoint):
+        if content.pop("checkpoint_sha256") != sha256_of(checkpoint):
             return UNCALIBRATED
         calibration = Calibration(**content)
-        numbers = [calibration.temperature, calibration.threshold]
-        return calibration if all(number > 0 for number in numbers) else UNCALIBRATED
+        numbers: list[Any] = [calibration.temperature, calibration.threshold, calibration.risk]
+        is_valid = all(0 < number < math.inf for number in numbers)
+        return calibration if is_valid else UNCALIBRATED
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return UNCALIBRATED
 
@@ -142,9 +161,5 @@ def _threshold(confidence: Sequence[float], answered: int) -> float:
     if answered == len(confidence):
         return confidence[-1] * (1 - 1e-6)  # the same image must pass in other programs, which round differently
     if not answered:
-        return math.nextafter(1.0, 2.0)
+        return 2.0  # not just above 1, which float32 would round to 1
     return (confidence[answered - 1] + confidence[answered]) / 2
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -171,7 +171,7 @@ class Evaluation:
             "classes": _rows({"class": self.class_names} | self.by_class),
             "confusion_matrix": self.confusion_matrix.tolist(),
             "calibration": _rows(edges | self.bins),
-            "calibrated": self._calibrated_figures(),
+            "calibrated": None if self.calibration.risk is None else self._calibrated_figures(),
         }
 
     def _calibrated_figures(self) -> dict[str, Any]:
@@ -183,18 +183,20 @@ class Evaluation:
         """Write one row per image, with every probability to the last digit.
 
         The columns are ``index`` (from 0), ``true``, ``predicted``, ``correct`` (1 or 0), ``confidence``, ``loss``,
-        the names of the classes, ``calibrated_confidence`` and ``answered`` (1, or 0 where the answer is withheld).
+        the names of the classes; and of a calibrated network ``calibrated_confidence`` and ``answered`` (1, or 0 where
+        the answer is withheld).
         """
         names = ["index", "true", "predicted", "correct", "confidence", "loss", *self.class_names]
         before = (self.labels, self.predicted, self.is_correct.int(), self.confidence, self.losses, self.probabilities)
-        columns = (*before, self.calibrated.confidence, self.is_answered.int())
+        more = {"calibrated_confidence": self.calibrated.confidence, "answered": self.is_answered.int()}
+        more = {} if self.calibration.risk is None else more
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow([*names, "calibrated_confidence", "answered"])
-            rows = zip(*(column.tolist() for column in columns), strict=True)
-            for index, (true, predicted, correct, confidence, loss, probabilities, *more) in enumerate(rows):
+            table.writerow([*names, *more])
+            rows = zip(*(column.tolist() for column in (*before, *more.values())), strict=True)
+            for index, (true, predicted, correct, confidence, loss, probabilities, *rest) in enumerate(rows):
                 names = [self.class_names[true], self.class_names[predicted]]
-                table.writerow([index, *names, correct, confidence, loss, *probabilities, *more])
+                table.writerow([index, *names, correct, confidence, loss, *probabilities, *rest])
 
 
 def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)  # of the curves; pixels are in [0, 1]
 STEPS = {"FGSM": 1, "PGD": 10}
@@ -20,6 +21,7 @@ def attack(
     epsilon: float,
     steps: int = 1,
     seed: int = 0,
+    border: int = 0,
 ) -> Tensor:
     """Change images within the L∞ ball of a radius so that the cross-entropy of their labels rises.
 
@@ -36,6 +38,7 @@ def attack(
         epsilon: The radius: the largest change of a pixel in [0, 1].
         steps: Number of gradient steps.
         seed: Of the random start.
+        border: Black pixels on every side that the network is given besides the images, and that stay black.
 
     Returns:
         (N, C, H, W) float32 in [0, 1].
@@ -55,23 +58,27 @@ def attack(
             start = torch.from_numpy(rng.random(batch.shape, dtype=np.float32)).to(batch.device)
             pixels, size = torch.lerp(low, high, start), 2.5 * epsilon / steps
         for _ in range(steps):
-            gradient = _gradient(net, pixels, target, scale, shift)
+            gradient = _gradient(net, pixels, target, scale, shift, border)
             pixels = (pixels + size * gradient.sign()).clamp(low, high)
         attacked.append(pixels)
     return torch.cat(attacked)
 
 
-def logits_of(net: nn.Module, pixels: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
+def logits_of(
+    net: nn.Module, pixels: Tensor, scale: Sequence[float], shift: Sequence[float], border: int = 0
+) -> Tensor:
     """Compute the logits of images as ``attack`` takes and returns them: (N, C, H, W) float32 in [0, 1]."""
     scales, shifts = (torch.tensor(numbers, device=pixels.device).view(-1, 1, 1) for numbers in (scale, shift))
-    return net(pixels * (255 * scales) + shifts)
+    return net(pad(pixels, [border] * 4) * (255 * scales) + shifts)
 
 
 @torch.enable_grad()
-def _gradient(net: nn.Module, pixels: Tensor, labels: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
+def _gradient(
+    net: nn.Module, pixels: Tensor, labels: Tensor, scale: Sequence[float], shift: Sequence[float], border: int
+) -> Tensor:
     """Return the gradient of each image's cross-entropy, times a positive number of its own."""
     pixels, true = pixels.detach().requires_grad_(), labels[:, None]
-    logits = logits_of(net, pixels, scale, shift)
+    logits = logits_of(net, pixels, scale, shift, border)
     # softmax − one-hot, divided by 1 − p(true), which vanishes where a network is certain: attacks would fail there.
     others = logits.detach().scatter(1, true, -torch.inf).softmax(dim=1)
     return torch.autograd.grad(logits, pixels, others.scatter(1, true, -1.0))[0]

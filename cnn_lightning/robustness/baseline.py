@@ -29,5 +29,6 @@ def relative_error(dataset: str, accuracies: Mapping[str, Sequence[float]]) -> f
                 baseline[row["corruption"]] += float(row["error"])
     if not baseline:
         return None
-    ratios = [sum(1 - accuracy for accuracy in of) / baseline[name] for name, of in accuracies.items()]
+    errors = {name: sum(1 - accuracy for accuracy in by_strength) for name, by_strength in accuracies.items()}
+    ratios = [error / baseline[name] for name, error in errors.items() if baseline[name]]
     return sum(ratios) / len(ratios)

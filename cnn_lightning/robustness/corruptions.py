@@ -234,7 +234,7 @@ def _warp(images: Tensor, matrix: Tensor | None = None, move: Tensor | None = No
 def _along_and_across(images: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     """Return the (B, H, W) places of the pixels along and across a line: its angle and distance to the centre drawn."""
     x, y = _points(images).unbind(-1)
-    angle, offset = (math.pi * draws[:, 0])[:, None, None], _near_centre(2 * draws[:, 1])
+    angle, offset = (math.pi * draws[:, 0])[:, None, None], 2 * _near_centre(draws[:, 1])
     return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin() - offset
 
 

@@ -108,7 +108,7 @@ class ClassifierCLI(LightningCLI):
         parser.add_argument(
             "--risk",
             type=float | None,
-            help="Share of wrong answers among those given, for the threshold below which an answer is unsure. "
+            help="Share of wrong answers among those given, which sets the threshold below which an answer is unsure. "
             "Default: 0.001; in evaluate.py, that of the checkpoint's calibration.",
         )
 

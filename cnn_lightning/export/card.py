@@ -47,7 +47,7 @@ def render_card(config: Mapping[str, Any], code: str | None, verified: str, int8
 
     Args:
         config: The content of config.json.
-        code: The expression that builds the network with plain PyTorch; None if there is none.
+        code: The expression that builds the network with plain PyTorch; None if it has no such program.
         verified: What the verification found, in a sentence.
         int8: What it found about int8.onnx; None if there is no such file.
     """

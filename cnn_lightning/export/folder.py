@@ -159,6 +159,6 @@ def times(folder: Path, deployed: Deployed, names: Sequence[str], shape: Sequenc
 
 
 def random_images(shape: Sequence[int]) -> Tensor:
-    """Return the same batch of random uint8 images every time, for a (C, H, W) shape."""
+    """Return the same batch of random uint8 images every time, of a (C, H, W) shape."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (verify.BATCH, *shape), dtype=torch.uint8, generator=generator)

@@ -92,12 +92,13 @@ def test_pictures_are_used_and_small():
     pictures = set((REPOSITORY / "docs/pictures").iterdir())
     shown = {(page.parent / target).resolve() for page in PAGES for target in links(page) if "pictures/" in target}
     assert pictures == shown
-    assert sum(picture.stat().st_size for picture in pictures) < 300_000
+    assert sum(picture.stat().st_size for picture in pictures) < 360_000
 
 
 def test_lowest_versions_are_the_lower_bounds():
     declared = (REPOSITORY / "pyproject.toml").read_text()
-    declared = re.sub(r"^photos = \[.*?^\]", "", declared, flags=re.DOTALL | re.MULTILINE)  # asks for a newer Pillow
+    # photos asks for a newer Pillow; loggers names the whole of MLflow, dev the part that is tested.
+    declared = re.sub(r"^(photos|loggers) = \[.*?^\]", "", declared, flags=re.DOTALL | re.MULTILINE)
     bounds = dict(re.findall(r'^    "([\w-]+)(?:\[\w+\])?>=([\d.]+)', declared, re.MULTILINE))
     pins = dict(re.findall(r"^([\w-]+)==(.+)$", (REPOSITORY / "tests/lowest_versions.txt").read_text(), re.MULTILINE))
     assert pins.keys() == bounds.keys()

@@ -154,7 +154,7 @@ class TestAutoPrecision:
             cpuinfo(WITH)
             assert output(command, "auto", *args) == output(command, "bf16-mixed", *args)
             if command is evaluate:  # the calibrated probabilities of a picture may print the same
-            assert output(command, "auto", *args) != output(command, "32-true", *args)
+                assert output(command, "auto", *args) != output(command, "32-true", *args)
 
     def test_recipes_leave_it_to_the_machine(self):
         for path in (REPOSITORY / "cnn_lightning/recipes").glob("*.yaml"):

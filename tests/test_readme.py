@@ -92,7 +92,7 @@ def test_pictures_are_used_and_small():
     pictures = set((REPOSITORY / "docs/pictures").iterdir())
     shown = {(page.parent / target).resolve() for page in PAGES for target in links(page) if "pictures/" in target}
     assert pictures == shown
-    assert sum(picture.stat().st_size for picture in pictures) < 360_000
+    assert sum(picture.stat().st_size for picture in pictures) < 300_000
 
 
 def test_lowest_versions_are_the_lower_bounds():

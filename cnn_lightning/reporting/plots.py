@@ -120,30 +120,6 @@ def reliability(evaluation: Evaluation, path: Path) -> None:
     save_figure(figure, path)
 
 
-def risk_coverage(evaluation: Evaluation, path: Path) -> None:
-    """Draw the share of wrong answers among those given, against the share of images that get an answer.
-
-    Args:
-        evaluation: Its calibrated probabilities are drawn, and the threshold.
-        path: PNG file to write.
-    """
-    risk, total = evaluation.calibrated.risk_coverage.numpy(), evaluation.total
-    figure = Figure(figsize=(5.4, 3.8))
-    axes = figure.subplots()
-    axes.plot(np.arange(1, total + 1) / total, risk, color=BLUE, lw=1.5, label="test images, most certain first")
-    if evaluation.calibration.risk is not None:
-        axes.axhline(evaluation.calibration.risk, color=GREY, ls="--", lw=1, label="asked for")
-        if evaluation.answered:
-            point = evaluation.answered / total, evaluation.wrong_answers / evaluation.answered
-            axes.plot(*point, "o", color=ORANGE, ms=7, label="at the threshold")
-    tidy(axes, "images with an answer", "wrong answers")
-    axes.set(xlim=(0, 1.01), ylim=(0, None))
-    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    axes.legend(frameon=False, loc="upper left")
-    save_figure(figure, path)
-
-
 def accuracy_by_shift(shifts: Shifts, path: Path) -> None:
     """Draw how accuracy falls when the test images are moved.
 
@@ -151,16 +127,10 @@ def accuracy_by_shift(shifts: Shifts, path: Path) -> None:
         shifts: Name of a network -> "up to", "corner" -> (pixels, accuracy in [0, 1]).
         path: PNG file to write.
     """
-    styles: dict[str, dict[str, Any]] = {"up to": {"ls": "-", "marker": "o"}, "corner": {"ls": "--", "marker": "s"}}
     texts = {"up to": "moved at random by up to n pixels", "corner": "moved into a corner by n pixels"}
-    handles = [Line2D([], [], color=GREY, ms=4, label=texts[kind], **style) for kind, style in styles.items()]
     figure = Figure(figsize=(6.4, 4.4 + 0.2 * len(shifts)))
     axes = figure.subplots()
-    for index, (name, lines) in enumerate(shifts.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        handles.append(Line2D([], [], color=colour, lw=3, label=name))
-        for kind, points in lines.items():
-            axes.plot(*zip(*points, strict=True), color=colour, ms=4, lw=1.5, **styles[kind])
+    handles = draw_curves(axes, shifts, texts)
     tidy(axes, "shift n in pixels", "accuracy")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     draw_legend(figure, handles)
@@ -218,6 +188,28 @@ def _styles(figure: Figure, variants: Sequence[str]) -> dict[str, tuple[dict[str
     draw_legend(figure, handles, title=title, ncols=4 if split else 1)
     aside = {idea: 5 * split * (number - (len(ideas) - 1) / 2) for number, idea in enumerate(ideas)}
     return {name: (styles[idea] | {"marker": markers[net]}, aside[idea]) for name, (net, idea) in parts.items()}
+
+
+def draw_curves(
+    axes: Axes, curves: Mapping[str, Mapping[str, Points]], texts: Mapping[str, str], solid: int = 0
+) -> list[Line2D]:
+    """Draw curves of two kinds for each network, which has a colour; return what a legend shows.
+
+    Args:
+        axes: Where to draw.
+        curves: Name of a network -> kind -> points.
+        texts: Both kinds, with what the legend says of them.
+        solid: Which of them is solid; the other one is dashed.
+    """
+    looks: list[dict[str, Any]] = [{"ls": "-", "marker": "o"}, {"ls": "--", "marker": "s"}]
+    styles = dict(zip(texts, looks[:: -1 if solid else 1], strict=True))
+    handles = [Line2D([], [], color=GREY, ms=4, label=texts[kind], **style) for kind, style in styles.items()]
+    for index, (name, lines) in enumerate(curves.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        handles.append(Line2D([], [], color=colour, lw=3, label=name))
+        for kind, points in lines.items():
+            axes.plot(*zip(*points, strict=True), color=colour, ms=4, lw=1.5, **styles[kind])
+    return handles
 
 
 def draw_legend(figure: Figure, handles: Sequence[Line2D], loc: Any = "outside lower center", **options: Any) -> None:

@@ -10,7 +10,7 @@ from jinja2 import StrictUndefined, Template
 from torch import Tensor, nn
 
 from cnn_lightning.reporting import images as drawings
-from cnn_lightning.reporting import palette, plots
+from cnn_lightning.reporting import palette, plots, robustness_plots
 from cnn_lightning.reporting.evaluation import ENSEMBLE, Evaluation
 from cnn_lightning.reporting.plots import Points, Shifts
 from cnn_lightning.reporting.tables import as_csv
@@ -74,7 +74,7 @@ def write_report(
         if picture is not None:
             picture.save(folder / f"{name}.png", optimize=True)
     plots.reliability(evaluation, folder / "reliability.png")
-    plots.risk_coverage(evaluation, folder / "risk_coverage.png")
+    robustness_plots.risk_coverage(evaluation, folder / "risk_coverage.png")
     plots.curves(scalars or {}, folder / "curves.png")
     if shifts:
         plots.accuracy_by_shift(shifts, folder / "shift.png")

@@ -1,21 +1,47 @@
-"""Pictures of robustness for reports: the corruptions, and accuracy on corrupted and attacked images."""
+"""Pictures of risk and robustness for reports: withheld answers, corrupted and attacked images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 from torch import Tensor
 
+from cnn_lightning.reporting.evaluation import Evaluation
 from cnn_lightning.reporting.images import WIDTH, grid, pixels
 from cnn_lightning.reporting.lettering import LINE, write
-from cnn_lightning.reporting.palette import GREY, PAPER
-from cnn_lightning.reporting.plots import COLOURS, MARKERS, Points, draw_legend, save_figure, tidy
+from cnn_lightning.reporting.palette import BLUE, GREY, ORANGE, PAPER
+from cnn_lightning.reporting.plots import COLOURS, MARKERS, Points, draw_curves, draw_legend, save_figure, tidy
 
 BLOCKS = 2  # corruptions next to each other
+
+
+def risk_coverage(evaluation: Evaluation, path: Path) -> None:
+    """Draw the share of wrong answers among those given, against the share of images that get an answer.
+
+    Args:
+        evaluation: Its calibrated probabilities are drawn, and the threshold.
+        path: PNG file to write.
+    """
+    risk, total = evaluation.calibrated.risk_coverage.numpy(), evaluation.total
+    figure = Figure(figsize=(5.4, 3.8))
+    axes = figure.subplots()
+    axes.plot(np.arange(1, total + 1) / total, risk, color=BLUE, lw=1.5, label="test images, most certain first")
+    if evaluation.calibration.risk is not None:
+        axes.axhline(evaluation.calibration.risk, color=GREY, ls="--", lw=1, label="asked for")
+        if evaluation.answered:
+            point = evaluation.answered / total, evaluation.wrong_answers / evaluation.answered
+            axes.plot(*point, "o", color=ORANGE, ms=7, label="at the threshold")
+    tidy(axes, "images with an answer", "wrong answers")
+    axes.set(xlim=(0, 1.01), ylim=(0, None))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.legend(frameon=False, loc="upper left")
+    save_figure(figure, path)
 
 
 def corruptions(examples: Mapping[str, Tensor]) -> Image.Image:
@@ -63,17 +89,9 @@ def accuracy_by_attack(attacks: Mapping[str, Mapping[str, Points]], path: Path) 
         attacks: Name of a network -> attack -> (epsilon, accuracy in [0, 1]).
         path: PNG file to write.
     """
-    kinds: Sequence[str] = list(next(iter(attacks.values())))
-    looks = [{"ls": "--", "marker": "s"}, {"ls": "-", "marker": "o"}]
-    styles: dict[str, dict[str, Any]] = dict(zip(kinds, looks, strict=True))
-    handles = [Line2D([], [], color=GREY, ms=4, label=kind, **style) for kind, style in styles.items()]
     figure = Figure(figsize=(6.4, 4.0 + 0.2 * len(attacks)))
     axes = figure.subplots()
-    for index, (network, curves) in enumerate(attacks.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        handles.append(Line2D([], [], color=colour, lw=3, label=network))
-        for kind, points in curves.items():
-            axes.plot(*zip(*points, strict=True), color=colour, ms=4, lw=1.5, **styles[kind])
+    handles = draw_curves(axes, attacks, {kind: kind for kind in next(iter(attacks.values()))}, solid=1)
     tidy(axes, "largest change of a pixel, epsilon", "accuracy")
     axes.xaxis.set_major_formatter("{x:.2f}")
     axes.set_ylim(bottom=-0.02)

@@ -6,4 +6,5 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports prints
 
 from cnn_lightning.cli.compare import compare
 
-compare()
+if __name__ == "__main__":  # the processes that it starts import this file, too
+    compare()

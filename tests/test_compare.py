@@ -1,4 +1,3 @@
-import asyncio
 import csv
 import signal
 import subprocess
@@ -10,8 +9,10 @@ import pytest
 import yaml
 
 from cnn_lightning.cli import compare as compare_module
+from cnn_lightning.cli.grid import grid_cells
 from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting.tables import COLUMNS
+from cnn_lightning.studies.storage import StudySource
 from tests.conftest import REPOSITORY, scalars
 
 PACE = ("seconds", "images_per_second")  # of training
@@ -96,7 +97,7 @@ class TestRuns:
 
 class TestGrid:
     def cells(self, script, **grid):
-        return script.grid_cells(grid, Path("mine/grid.yaml"))
+        return grid_cells(grid, Path("mine/grid.yaml"))
 
     def test_has_every_variant_on_every_dataset_with_every_seed(self, script):
         variants = {"a": "--x 1", "b": {"M": "--y m", "F": "--y f"}}
@@ -107,16 +108,15 @@ class TestGrid:
             for data in ("M", "F")
             for name, options in (("a", "--x 1"), ("b", f"--y {data.lower()}"))
         ]
-        assert len({cell.folder(Path("logs")) for cell in cells}) == 8
+        assert len({cell.name for cell in cells}) == 8
 
     def test_variant_overrides_options_but_not_its_recipe(self, script):
         variants = {"a": "--data D --x 1", "b": "--config cnn_lightning/recipes/fast_mnist.yaml --x 2"}
         cells = self.cells(script, variants=variants, options="--x 0", seeds=[0])
         assert [cell.asked for cell in cells] == ["--x 0 --data D --x 1", "--config fast_mnist.yaml --x 0 --x 2"]
-        command = cells[1].command(Path("logs"))
-        assert command[1:4] == ["-m", "cnn_lightning", "fit"]
-        assert command[4] == f"--config={REPOSITORY}/cnn_lightning/recipes/fast_mnist.yaml"  # found from anywhere
-        assert command[5:9] == ["--x", "0", "--x", "2"]
+        words = cells[1].words()
+        assert words[0] == f"--config={REPOSITORY}/cnn_lightning/recipes/fast_mnist.yaml"  # found from anywhere
+        assert words[1:5] == ["--x", "0", "--x", "2"]
 
     def test_other_options_or_another_recipe_are_another_run(self, script):
         recipe = Path("recipe.yaml")
@@ -124,7 +124,7 @@ class TestGrid:
 
         def made(options):
             (cell,) = self.cells(script, variants={"a": options}, seeds=[0])
-            return cell.key, cell.folder(Path("logs"))
+            return cell.key, cell.name
 
         same = [made(options) for options in ("--config recipe.yaml", "--config  recipe.yaml")]
         assert same[0] == same[1]
@@ -183,24 +183,28 @@ class TestGrid:
         Path("file").touch()
         assert "cannot write to file" in error_of(script.compare, "file", "--nets", "MLP")
         Path("mine").mkdir()
+        asked = ("--nets", "MLP", "--data", "MNIST")
         names = ",".join(COLUMNS)
         for damaged in (b"a,b\n1,2\n", b"", b"\xff\n", f"{names}\nMLP,MNIST\n".encode()):
             Path("mine/runs.csv").write_bytes(damaged)
-            assert "mine/runs.csv has other columns" in error_of(
-                script.compare, "mine", "--nets", "MLP", "--data", "MNIST"
-            )
-        with script.lock(Path("mine"), ""):
-            assert "another process compares in mine: wait" in error_of(script.compare, "mine")
-            assert "wait for it, or change --logs" in error_of(script.compare, "other", "--logs", "mine")
+            assert "mine/runs.csv has other columns" in error_of(script.compare, "mine", *asked)
+        assert "is not a URL of a database" in error_of(script.compare, "other", *asked, "--storage", "x://")
+        unreachable = "postgresql://nobody@127.0.0.1:1/none"
+        message = error_of(script.compare, "other", *asked, "--storage", unreachable)
+        assert "the database cannot be reached" in message
+        assert "change --storage" in message
 
     def test_a_recipe_that_changes_meanwhile_is_not_trained(self, script):
         recipe = Path("recipe.yaml")
         recipe.write_text("model:\n  net: MLP\n")
         (cell,) = self.cells(script, variants={"a": "--config recipe.yaml"}, seeds=[0])
         recipe.write_text("model:\n  net: LeNetCNN\n")
+        source = StudySource("journal.log", "mine", "maximize")
+        grid = script.Grid(source, Path("logs"), Path(), [cell], 1)
+        study = source.open()
+        grid.enqueue_missing(study)
         with pytest.raises(UsageError, match=r"recipe.yaml changed during the comparison"):
-            asyncio.run(script.train(cell, Path("logs"), {}))
-        assert not Path("logs").exists()
+            grid.words(study.ask())
 
 
 def test_a_run_that_left_no_result_says_what_is_missing(script, monkeypatch):

@@ -29,6 +29,9 @@ class Results:
     Args:
         path: The file, which need not exist yet.
         keys: The runs that are compared; rows of other runs are kept, but are in no table.
+
+    Attributes:
+        all: All rows by their keys.
     """
 
     def __init__(self, path: Path, keys: Sequence[Key]) -> None:
@@ -36,17 +39,18 @@ class Results:
         lines = list(csv.reader(path.read_text("utf-8", "replace").splitlines())) if path.exists() else [[*COLUMNS]]
         if not lines or tuple(lines[0]) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
             raise UsageError(f"{path} has other columns than this version writes: move it away")
-        self._all: dict[Key, Row] = {tuple(line[:4]): dict(zip(COLUMNS, line, strict=True)) for line in lines[1:]}
+        self.all: dict[Key, Row] = {tuple(line[:4]): dict(zip(COLUMNS, line, strict=True)) for line in lines[1:]}
 
     @property
     def rows(self) -> dict[Key, Row]:
         """The rows of the runs that are compared."""
-        return {key: self._all[key] for key in self.keys if key in self._all}
+        return {key: self.all[key] for key in self.keys if key in self.all}
 
-    def add(self, key: Key, result: Mapping[str, Any]) -> None:
-        """Save the result of a run, and update the tables."""
-        self._all[key] = dict(zip(COLUMNS, key, strict=False)) | {name: str(result[name]) for name in COLUMNS[4:]}
-        write_file(self.path, as_csv(self._all.values()))
+    def save(self, rows: Iterable[Row]) -> None:
+        """Replace all rows, and write the file and the tables if that changes anything."""
+        before, self.all = self.all, {tuple(row[name] for name in COLUMNS[:4]): row for row in rows}
+        if self.all != before:
+            write_file(self.path, as_csv(self.all.values()))
         self.write_tables()
 
     def write_tables(self) -> None:
@@ -58,8 +62,8 @@ class Results:
 
     def seconds(self, key: Key) -> float:
         """Estimate the training time of a run from other seeds of it, else from all rows; 0 if there are none."""
-        same = [row for other, row in self._all.items() if other[:2] == key[:2]]
-        return mean([float(row["seconds"]) for row in same or self._all.values()] or [0.0])
+        same = [row for other, row in self.all.items() if other[:2] == key[:2]]
+        return mean([float(row["seconds"]) for row in same or self.all.values()] or [0.0])
 
 
 def summarize(rows: Iterable[Row]) -> Summaries:

@@ -1,0 +1,71 @@
+"""What ``compare.py`` and ``sweep.py`` share: the options of a study, and its state in the terminal."""
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from optuna import Study
+
+from cnn_lightning.cli.exit_codes import at_least_one
+from cnn_lightning.errors import UsageError
+from cnn_lightning.studies.storage import StudySource
+from cnn_lightning.studies.trials import WORKER, counting, error_of, tasks_of
+
+
+def add_study_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a study."""
+    parser.add_argument(
+        "--jobs", type=at_least_one, default=1, help="runs that this command trains in parallel; default: 1"
+    )
+    parser.add_argument(
+        "--storage",
+        help="URL of a database that the workers of several machines share, as postgresql://USER@HOST/NAME; "
+        "default: the file journal.log in the folder",
+    )
+    parser.add_argument("--study", help="name of the study in the database; default: the name of the folder")
+    parser.add_argument(
+        "--grace", type=at_least_one, default=60, help="seconds of silence before a worker counts as dead; default: 60"
+    )
+    parser.add_argument("--status", action="store_true", help="print the state of the study, and train nothing")
+
+
+def study_source(options: argparse.Namespace, folder: Path, direction: Literal["minimize", "maximize"]) -> StudySource:
+    """Return the study that the options name."""
+    storage = options.storage or str(folder / "journal.log")
+    return StudySource(storage, options.study or folder.absolute().name, direction, options.grace)
+
+
+def open_study(source: StudySource) -> Study:
+    """Open a study for a command.
+
+    Raises:
+        UsageError: It cannot be opened.
+    """
+    try:
+        return source.open(seconds=0)
+    except ValueError as error:
+        raise UsageError(f"{error}: change --storage or --study") from error
+
+
+def print_status(study: Study, names: Mapping[str, str]) -> None:
+    """Print how many runs of a study are in which state, who trains what, and what failed.
+
+    Args:
+        study: The study.
+        names: The keys of the runs -> what to call them.
+    """
+    tasks = tasks_of(study.get_trials(deepcopy=False))
+    states, lines = Counter[str](), []
+    for key, name in names.items():
+        trials = tasks.get(key, [])
+        trial, error = counting(trials), error_of(trials)
+        state = trial.state.name.lower() if trial else "failed" if error else "waiting"
+        states[state] += 1
+        if error:
+            lines.append(f"failed: {name}: {error}")
+        elif state == "running" and trial:
+            lines.append(f"running: {name}, on {trial.user_attrs.get(WORKER)}")
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    print(f"{study.study_name}: {len(names)} runs: {counts}", *lines, sep="\n")

@@ -1,0 +1,139 @@
+"""The loop of a command that works on a study: it keeps processes busy, and notices those that died, anywhere."""
+
+import multiprocessing
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from filelock import Timeout
+from optuna import Study
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import fail_stale_trials
+from optuna.trial import FrozenTrial, TrialState
+
+from cnn_lightning.cli.trial_process import Work, train_one, worker_name
+from cnn_lightning.cores import own_cores
+from cnn_lightning.errors import UsageError
+from cnn_lightning.studies.storage import BEATS, patiently
+from cnn_lightning.studies.trials import KEY, WORKER, counting, follow_lost, tasks_of
+
+POLL = 1.0  # seconds between two looks at the study
+
+
+def work_on(work: Work, study: Study, jobs: int, report: Callable[[list[FrozenTrial]], None]) -> None:
+    """Train the waiting trials of a study, until none waits or is being trained, here or elsewhere.
+
+    Args:
+        work: What they are trained for.
+        study: The study.
+        jobs: How many are trained at the same time by this command.
+        report: Called with the trials that processes of this command have ended, whenever some have.
+
+    Raises:
+        UsageError: The calling program would run again in each process.
+    """
+    if multiprocessing.parent_process():
+        raise UsageError("a program that calls this command needs the line: if __name__ == '__main__':")
+    environment = {"OMP_NUM_THREADS": str(max(1, own_cores() // jobs))} | os.environ
+    os.environ.update(environment)  # for the server from which the processes are forked
+    context: Any = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    context.set_forkserver_preload(["cnn_lightning.cli.fit", "cnn_lightning.cli.trial_process"])
+    watch = _Watch(work, study)
+    with _processes() as processes:
+        while unfinished := watch.unfinished():
+            waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
+            taken = {trial.user_attrs.get(WORKER) for trial in unfinished}
+            starting = [worker for worker in processes if worker not in taken]
+            for _ in range(min(jobs - len(processes), len(waiting) - len(starting))):
+                process = context.Process(target=train_one, args=(work, environment))
+                process.start()
+                processes[worker_name(process.pid or 0)] = process
+            if processes:
+                wait([process.sentinel for process in processes.values()], timeout=POLL)
+            else:
+                time.sleep(POLL)  # others train the rest
+            ended = [worker for worker, process in processes.items() if not process.is_alive()]
+            for worker in ended:
+                processes.pop(worker).join()
+            if trials := watch.ended_by(ended):
+                report(trials)
+
+
+@contextmanager
+def _processes() -> Iterator[dict[str, BaseProcess]]:
+    """Hold processes by the names of the workers; when the command is stopped, they save their state and end."""
+    processes: dict[str, BaseProcess] = {}
+    try:
+        yield processes
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.join()
+
+
+class _Watch:
+    """Looks at a study, and fails the running trials of processes that died."""
+
+    def __init__(self, work: Work, study: Study) -> None:
+        self._work, self._study = work, study
+        self._interval = max(1, work.source.grace // BEATS)
+        # Who was away, or has just begun, cannot tell who is dead before all others had time for a sign of life.
+        self._trust_from = time.monotonic() + 2 * self._interval
+        self._nameless: dict[int, float] = {}  # running trials of unknown workers -> when they were noticed
+
+    def unfinished(self) -> list[FrozenTrial]:
+        """Return the waiting and the running trials, after those that were lost are waiting again."""
+        self._fail_dead()
+        tasks = tasks_of(self._trials())
+        patiently(lambda: follow_lost(self._study, tasks))
+        trials = [counting(trials) for trials in tasks_of(self._trials()).values()]
+        return [trial for trial in trials if trial and not trial.state.is_finished()]
+
+    def ended_by(self, workers: Iterable[str]) -> list[FrozenTrial]:
+        """Return the trials that some processes have ended, or left behind."""
+        trials = [trial for trial in self._trials() if trial.user_attrs.get(WORKER) in {*workers}]
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:
+                self._fail(trial)
+        return trials
+
+    def _trials(self) -> list[FrozenTrial]:
+        began = time.monotonic()
+        trials = patiently(lambda: self._study.get_trials(deepcopy=False))
+        if time.monotonic() - began > self._interval:
+            self._trust_from = time.monotonic() + 2 * self._interval
+        return trials
+
+    def _fail_dead(self) -> None:
+        running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING and KEY in trial.user_attrs]
+        if not self._work.source.is_database:
+            for trial in running:
+                with (
+                    self._work.claiming(),
+                    suppress(Timeout),
+                    self._work.lock(trial.user_attrs[KEY]).acquire(timeout=0),
+                ):
+                    self._fail(trial)
+            return
+        if time.monotonic() < self._trust_from:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            patiently(lambda: fail_stale_trials(self._study))
+        # The connection broke while a process took a trial, so that it took another one.
+        now = time.monotonic()
+        nameless = {trial.number: trial for trial in running if WORKER not in trial.user_attrs}
+        self._nameless = {number: self._nameless.get(number, now) for number in nameless}
+        for number, since in self._nameless.items():
+            if now - since > self._work.source.grace:
+                self._fail(nameless[number])
+
+    def _fail(self, trial: FrozenTrial) -> None:
+        with suppress(UpdateFinishedTrialError):  # another process was faster
+            patiently(lambda: self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))

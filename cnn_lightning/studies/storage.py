@@ -1,0 +1,167 @@
+"""Where a study is saved: a journal file for the workers of one machine, a database for those of several."""
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeVar
+
+import optuna
+from filelock import FileLock
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import Trial
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
+
+Result = TypeVar("Result")
+PATIENCE = 600.0  # seconds to wait for a database that is away
+BEATS = 6  # signs of life within the time after which a worker counts as dead
+_TRIAL = "CNN_LIGHTNING_TRIAL"  # environment variable: the trial of this process
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """How a process opens a study.
+
+    Args:
+        storage: Path of a journal file, or a URL of a database, such as "postgresql://user@host/name".
+        name: Name of the study, unique in its storage.
+        direction: "minimize" or "maximize", what the best value is.
+        grace: Seconds without a sign of life after which a worker counts as dead; used by databases only.
+    """
+
+    storage: str
+    name: str
+    direction: Literal["minimize", "maximize"] = "minimize"
+    grace: int = 60
+
+    @property
+    def is_database(self) -> bool:
+        """Whether the storage is a database, and not a journal file."""
+        return "://" in self.storage
+
+    def __str__(self) -> str:
+        """The storage as it may be printed, without password."""
+        return make_url(self.storage).render_as_string() if self.is_database else self.storage
+
+    def open_storage(self) -> BaseStorage:
+        """Connect to the storage.
+
+        Raises:
+            ValueError: It cannot be reached, or its driver is missing.
+        """
+        if not self.is_database:
+            return JournalStorage(JournalFileBackend(self.storage, _JournalLock(self.storage)))
+        try:
+            url = make_url(self.storage)
+            if url.drivername == "postgresql":  # SQLAlchemy would take psycopg2
+                url = url.set(drivername="postgresql+psycopg")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return RDBStorage(
+                    url.render_as_string(hide_password=False),
+                    engine_kwargs={"pool_pre_ping": True},
+                    heartbeat_interval=max(1, self.grace // BEATS),
+                    grace_period=self.grace,
+                )
+        except (ArgumentError, NoSuchModuleError) as error:
+            raise ValueError(f"{self.storage} is not a URL of a database ({error})") from error
+        except ImportError as error:
+            reason = str(error.__cause__ or error)
+            raise ValueError(f"{reason}: for PostgreSQL, pip install 'cnn-lightning[postgres]'") from error
+
+    def open(self, sampler: BaseSampler | None = None, seconds: float = PATIENCE) -> optuna.Study:
+        """Open the study, or make it if there is none.
+
+        Args:
+            sampler: Chooses the parameters of its trials.
+            seconds: How long to wait for a database that is away.
+
+        Raises:
+            ValueError: The storage cannot be opened, or has a study of this name with another direction.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+        def open_study() -> optuna.Study:
+            return optuna.create_study(
+                storage=self.open_storage(),
+                study_name=self.name,
+                direction=self.direction,
+                sampler=sampler,
+                load_if_exists=True,
+            )
+
+        study = patiently(open_study, seconds)
+        if study.direction.name.lower() != self.direction:
+            raise ValueError(f"the study {self.name} in {self} is to {study.direction.name.lower()} another value")
+        return study
+
+    def environment(self, number: int) -> dict[str, str]:
+        """The environment variable that tells a process, and those it starts, which trial is theirs."""
+        return {_TRIAL: json.dumps([asdict(self), number])}
+
+
+def current_trial() -> Trial | None:
+    """Return the trial that this process trains; None where it trains none."""
+    if _TRIAL not in os.environ:
+        return None
+    source, number = json.loads(os.environ[_TRIAL])
+    source = StudySource(**source)
+    return Trial(source.open(), trial_id(source.open_storage(), source.name, number))
+
+
+def trial_id(storage: BaseStorage, study: str, number: int) -> int:
+    """Return the identifier that the storage has given to a trial of a study."""
+    return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study), number)
+
+
+def patiently(call: Callable[[], Result], seconds: float = PATIENCE) -> Result:
+    """Call, and while the database is away, try again every second.
+
+    Args:
+        call: What reads or writes the storage; calling it twice must do no harm.
+        seconds: How long to try.
+
+    Raises:
+        ValueError: The database was away for so long.
+    """
+    began, clashes = time.monotonic(), 0
+    while True:
+        try:
+            return call()
+        except (OperationalError, InterfaceError, StorageInternalError) as error:
+            if time.monotonic() - began >= seconds:
+                reason = str(error.__cause__ or error).strip().splitlines()[0]
+                raise ValueError(f"the database cannot be reached: {reason}") from error
+        except (IntegrityError, ProgrammingError):  # two processes make the same tables or the same study
+            clashes += 1
+            if clashes > 3:
+                raise
+        time.sleep(1)
+
+
+class _JournalLock(JournalFileOpenLock):
+    """Optuna's own lock outlives a process that is killed while it writes, and then stops everybody for 30 seconds."""
+
+    def __init__(self, journal: str) -> None:
+        super().__init__(journal)
+        self._lock = FileLock(f"{journal}.lock")
+
+    def acquire(self) -> bool:
+        self._lock.acquire(poll_interval=0.01)
+        return True
+
+    def release(self) -> None:
+        self._lock.release()

@@ -1,0 +1,103 @@
+"""Tasks of a study, whose trials any number of processes train: each task once, whatever process is killed when.
+
+A task has a key. Its first trial that has not failed is the one that counts; others of the same key are dropped. A
+trial whose process died, or was asked to stop, fails and is followed by one with the same parameters, which resumes its
+run.
+"""
+
+from collections import defaultdict
+from collections.abc import Container, Iterable
+from typing import Any
+
+from optuna import Study
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+# Attributes of a trial.
+KEY = "key"  # of its task
+WORKER = "worker"  # HOST:PID of the process that trains it
+ERROR = "error"  # why it failed for good; one without it is followed by another
+STOPPED = "stopped"  # its process was asked to stop
+BEGAN_AT = "began_at"  # the checkpoint it began with, as text
+PRUNED = "pruned"  # the epoch after which it was pruned
+_OF_A_PROCESS = (WORKER, ERROR, STOPPED, BEGAN_AT)
+DEATHS = 3  # in a row, without a new checkpoint between them, are an error
+
+Tasks = dict[str, list[FrozenTrial]]
+
+
+def tasks_of(trials: Iterable[FrozenTrial]) -> Tasks:
+    """Return the trials of each task, in the order of their numbers."""
+    tasks: Tasks = defaultdict(list)
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        if KEY in trial.user_attrs:
+            tasks[trial.user_attrs[KEY]].append(trial)
+    return tasks
+
+
+def counting(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Return the trial of a task that counts; None where all have failed, or there is none."""
+    return next((trial for trial in trials if trial.state != TrialState.FAIL), None)
+
+
+def error_of(trials: list[FrozenTrial]) -> str | None:
+    """Return why a task failed; None where it has not failed for good."""
+    return None if counting(trials) or not trials else trials[-1].user_attrs.get(ERROR)
+
+
+def enqueue(study: Study, key: str, last: FrozenTrial | None = None, **attributes: Any) -> None:
+    """Add a trial that waits for a process.
+
+    Args:
+        study: The study.
+        key: Of its task.
+        last: The failed trial that it follows, whose parameters and reported values it takes over.
+        **attributes: Further attributes of the trial.
+    """
+    attributes[KEY] = key
+    if not last:
+        study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
+        return
+    kept = {name: value for name, value in last.user_attrs.items() if name not in _OF_A_PROCESS}
+    study.add_trial(
+        create_trial(
+            state=TrialState.WAITING,
+            params=last.params,
+            distributions=last.distributions,
+            system_attrs=last.system_attrs,  # the fixed parameters that were not asked for yet
+            intermediate_values=last.intermediate_values,
+            user_attrs=kept | attributes,
+        )
+    )
+
+
+def follow_lost(study: Study, tasks: Tasks) -> None:
+    """Have the trials whose processes died followed by others, unless that happens again and again."""
+    for key, trials in tasks.items():
+        if counting(trials) or error_of(trials):
+            continue
+        deaths = [trial.user_attrs.get(BEGAN_AT) for trial in trials if not trial.user_attrs.get(STOPPED)][-DEATHS:]
+        if len(deaths) == DEATHS and len({*deaths}) == 1:
+            error = f"its process was killed {DEATHS} times in a row, as the system does where memory runs out"
+            attributes = trials[-1].user_attrs | {ERROR: error}
+            study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attributes))
+        else:
+            enqueue(study, key, trials[-1])
+
+
+def claim(study: Study, worker: str, keys: Container[str]) -> Trial | None:
+    """Take a waiting trial for a process; None if there is none.
+
+    Args:
+        study: The study.
+        worker: HOST:PID of the process.
+        keys: Those of all tasks; trials of others are dropped.
+    """
+    while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        trial = study.ask()
+        key = trial.user_attrs.get(KEY, "")  # none where another process took the last one: Optuna then made a new one
+        first = counting(tasks_of(study.get_trials(deepcopy=False)).get(key, []))
+        if first and first.number == trial.number and key in keys:
+            trial.set_user_attr(WORKER, worker)
+            return trial
+        study.tell(trial, state=TrialState.FAIL)
+    return None

@@ -26,9 +26,10 @@ ALLOWED = {
     "draw": {"draw", "reporting", "errors"},
     "export": {"export", "reporting", "errors"},
     "robustness": {"robustness", "errors"},
-    "callbacks": LIBRARY - {"data", "optim"},
+    "studies": {"studies", "reporting", "checkpointing", "errors"},
+    "callbacks": (LIBRARY | {"studies"}) - {"data", "optim"},
     "classifier": {"nets", "optim", "metrics", "errors", "checkpointing", "callbacks", "lightning_fixes"},
-    "cli": {"cli", "classifier", "draw", "export", "robustness", "ImageClassifier"} | LIBRARY,
+    "cli": {"cli", "classifier", "draw", "export", "robustness", "studies", "ImageClassifier"} | LIBRARY,
     "__init__": {"classifier", "cores", "data", "nets", "optim", "optimizers", "schedules"},
     "__main__": {"cli"},
 }

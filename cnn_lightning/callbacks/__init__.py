@@ -8,6 +8,7 @@ from cnn_lightning.callbacks.dashboard import Overview
 from cnn_lightning.callbacks.logits import KeepLogits
 from cnn_lightning.callbacks.pictures import Pictures
 from cnn_lightning.callbacks.progress import EpochLines, LayerTable, ProgressBar, can_draw
+from cnn_lightning.callbacks.pruning import PruneTrial
 from cnn_lightning.callbacks.resume import ResumeState
 from cnn_lightning.callbacks.signals import Stopped
 
@@ -21,6 +22,7 @@ __all__ = [
     "Overview",
     "Pictures",
     "ProgressBar",
+    "PruneTrial",
     "ResumeState",
     "SaveCalibration",
     "SaveConfig",

@@ -39,14 +39,14 @@ from cnn_lightning.checkpointing.settings import epoch_of
 from cnn_lightning.cli.exit_codes import OptionParser, command
 from cnn_lightning.cli.grid import Cell, digest_of, read_grid
 from cnn_lightning.cli.run_folders import make_folder, newest_best
-from cnn_lightning.cli.studies import add_study_options, open_study, print_status, study_source
+from cnn_lightning.cli.studies import add_study_options, open_study, print_status, study_source, time_left
 from cnn_lightning.cli.terminal import processor_name
 from cnn_lightning.cli.trial_process import Work
 from cnn_lightning.cli.workers import work_on
 from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting import plots
 from cnn_lightning.reporting.tables import COLUMNS, Results
-from cnn_lightning.studies.trials import ERROR, KEY, counting, enqueue, error_of, tasks_of
+from cnn_lightning.studies.trials import ERROR, KEY, counting, enqueue, error_of, follow, tasks_of
 
 ROW = "row"  # attribute of a trial: its row of runs.csv
 
@@ -128,8 +128,10 @@ class Grid(Work):
                 )
             for cell in self.cells:
                 trials = known.get(cell.name, [])
-                if not trials or error_of(trials):
-                    enqueue(study, cell.name, trials[-1] if trials else None)
+                if not trials:
+                    enqueue(study, cell.name)
+                elif error_of(trials):
+                    follow(study, trials[-1])
 
     def words(self, trial: Trial) -> list[str]:
         """Return the arguments of ``fit`` for a run."""
@@ -166,8 +168,7 @@ class Grid(Work):
         results = self.results(study)
         tasks = tasks_of(study.get_trials(deepcopy=False))
         left = [cell for cell in self.cells if cell.key not in results.rows and not error_of(tasks[cell.name])]
-        minutes = sum(results.seconds(cell.key) for cell in left) / self.jobs / 60
-        estimate = f"; about {minutes:.0f} min left" if minutes else ""
+        estimate = time_left(sum(results.seconds(cell.key) for cell in left) / self.jobs)
         for trial in ended:
             if row := trial.user_attrs.get(ROW):
                 news = f"{float(row['test_acc']):.2%}, {float(row['seconds']):.0f} s of training"

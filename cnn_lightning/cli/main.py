@@ -5,7 +5,7 @@ from importlib import import_module
 
 from cnn_lightning.cli.exit_codes import broken_pipe_exits, exit_with
 
-COMMANDS = ("fit", "evaluate", "predict", "draw", "export", "compare", "benchmark", "duplicates", "mistakes")
+COMMANDS = ("fit", "evaluate", "predict", "draw", "export", "compare", "sweep", "benchmark", "duplicates", "mistakes")
 
 
 @broken_pipe_exits()

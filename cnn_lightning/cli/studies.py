@@ -69,3 +69,10 @@ def print_status(study: Study, names: Mapping[str, str]) -> None:
             lines.append(f"running: {name}, on {trial.user_attrs.get(WORKER)}")
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     print(f"{study.study_name}: {len(names)} runs: {counts}", *lines, sep="\n")
+
+
+def time_left(seconds: float) -> str:
+    """Return the end of a line that says how long the rest takes; "" for nothing."""
+    if not seconds:
+        return ""
+    return f"; about {seconds / 60:.0f} min left" if seconds > 90 else f"; about {seconds:.0f} s left"

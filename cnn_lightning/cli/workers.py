@@ -44,8 +44,9 @@ def work_on(work: Work, study: Study, jobs: int, report: Callable[[list[FrozenTr
     context: Any = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     context.set_forkserver_preload(["cnn_lightning.cli.fit", "cnn_lightning.cli.trial_process"])
     watch = _Watch(work, study)
+    ended: list[FrozenTrial] = []
     with _processes() as processes:
-        while unfinished := watch.unfinished():
+        while (unfinished := watch.unfinished()) or ended:
             waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
             taken = {trial.user_attrs.get(WORKER) for trial in unfinished}
             starting = [worker for worker in processes if worker not in taken]
@@ -53,15 +54,14 @@ def work_on(work: Work, study: Study, jobs: int, report: Callable[[list[FrozenTr
                 process = context.Process(target=train_one, args=(work, environment))
                 process.start()
                 processes[worker_name(process.pid or 0)] = process
-            if processes:
-                wait([process.sentinel for process in processes.values()], timeout=POLL)
-            else:
-                time.sleep(POLL)  # others train the rest
-            ended = [worker for worker, process in processes.items() if not process.is_alive()]
-            for worker in ended:
+            if ended:
+                report(ended)  # while the next are trained
+            # Without a process of its own, it waits for what others train.
+            wait([process.sentinel for process in processes.values()], timeout=POLL if unfinished else 0)
+            gone = [worker for worker, process in processes.items() if not process.is_alive()]
+            for worker in gone:
                 processes.pop(worker).join()
-            if trials := watch.ended_by(ended):
-                report(trials)
+            ended = watch.ended_by(gone) if gone else []
 
 
 @contextmanager

@@ -6,7 +6,7 @@ run.
 """
 
 from collections import defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from optuna import Study
@@ -44,20 +44,19 @@ def error_of(trials: list[FrozenTrial]) -> str | None:
     return None if counting(trials) or not trials else trials[-1].user_attrs.get(ERROR)
 
 
-def enqueue(study: Study, key: str, last: FrozenTrial | None = None, **attributes: Any) -> None:
-    """Add a trial that waits for a process.
+def enqueue(study: Study, key: str, parameters: Mapping[str, Any] | None = None) -> None:
+    """Add the first trial of a task, which waits for a process.
 
     Args:
         study: The study.
-        key: Of its task.
-        last: The failed trial that it follows, whose parameters and reported values it takes over.
-        **attributes: Further attributes of the trial.
+        key: Of the task.
+        parameters: Those that are fixed; the sampler chooses the others.
     """
-    attributes[KEY] = key
-    if not last:
-        study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
-        return
-    kept = {name: value for name, value in last.user_attrs.items() if name not in _OF_A_PROCESS}
+    study.enqueue_trial({**(parameters or {})}, user_attrs={KEY: key})
+
+
+def follow(study: Study, last: FrozenTrial) -> None:
+    """Add a trial that follows a failed one, with its parameters and reported values."""
     study.add_trial(
         create_trial(
             state=TrialState.WAITING,
@@ -65,14 +64,14 @@ def enqueue(study: Study, key: str, last: FrozenTrial | None = None, **attribute
             distributions=last.distributions,
             system_attrs=last.system_attrs,  # the fixed parameters that were not asked for yet
             intermediate_values=last.intermediate_values,
-            user_attrs=kept | attributes,
+            user_attrs={name: value for name, value in last.user_attrs.items() if name not in _OF_A_PROCESS},
         )
     )
 
 
 def follow_lost(study: Study, tasks: Tasks) -> None:
     """Have the trials whose processes died followed by others, unless that happens again and again."""
-    for key, trials in tasks.items():
+    for trials in tasks.values():
         if counting(trials) or error_of(trials):
             continue
         deaths = [trial.user_attrs.get(BEGAN_AT) for trial in trials if not trial.user_attrs.get(STOPPED)][-DEATHS:]
@@ -81,7 +80,7 @@ def follow_lost(study: Study, tasks: Tasks) -> None:
             attributes = trials[-1].user_attrs | {ERROR: error}
             study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attributes))
         else:
-            enqueue(study, key, trials[-1])
+            follow(study, trials[-1])
 
 
 def claim(study: Study, worker: str, keys: Container[str]) -> Trial | None:

@@ -1,0 +1,93 @@
+"""PruneTrial: the run of a bad trial of a study stops early, in all processes."""
+
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from cnn_lightning.callbacks.position import within_epoch
+
+if TYPE_CHECKING:  # importing Optuna takes a second, and most runs are no trials
+    from optuna import Trial
+
+
+class PruneTrial(Callback):
+    """Stops the run of a study's trial early by successive halving, Optuna's ``SuccessiveHalvingPruner``.
+
+    After ``min_epochs``, ``min_epochs * reduction_factor``, ``min_epochs * reduction_factor**2``, ... epochs, a trial
+    goes on only if it is among the best ``1 / reduction_factor`` of those that came so far. The first validation after
+    an epoch counts, also if it is within the next epoch. A run that no study has started is left alone.
+
+    Rank 0 alone talks to the study. The callback of optuna-integration does not work with several processes
+    (https://github.com/optuna/optuna/issues/6043).
+
+    Args:
+        monitor: The metric that is compared; the study says whether low or high is better.
+        min_epochs: Epochs before the first comparison, at least 1.
+        reduction_factor: At least 2.
+
+    Raises:
+        ValueError: ``min_epochs`` or ``reduction_factor`` is too low; by the hooks, if there is no such metric.
+    """
+
+    def __init__(self, monitor: str = "val/loss", min_epochs: int = 1, reduction_factor: int = 2) -> None:
+        if min_epochs < 1 or reduction_factor < 2:
+            expected = "min_epochs >= 1 and reduction_factor >= 2"
+            raise ValueError(f"min_epochs is {min_epochs}, reduction_factor is {reduction_factor}, expected {expected}")
+        self.monitor, self.min_epochs, self.reduction_factor = monitor, min_epochs, reduction_factor
+        self._trial: Trial | None = None  # on rank 0 only
+        self._is_trial = False
+        self._reported: set[int] = set()  # epochs
+        self._pruned_at: int | None = None  # epoch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the study; stop where the trial was pruned before its run was resumed."""
+        if trainer.is_global_zero:
+            self._open()
+        self._is_trial, self._pruned_at = trainer.strategy.broadcast((self._trial is not None, self._pruned_at))
+        self._stop_if_pruned(trainer, trainer.current_epoch)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the metric, and let all ranks stop if the trial is pruned."""
+        if not self._is_trial or trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise ValueError(f"PruneTrial: monitor is {self.monitor}, expected one of {known}")
+        epoch = trainer.current_epoch if within_epoch(trainer) else trainer.current_epoch + 1
+        ends = epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        if trainer.is_global_zero and epoch > 0:
+            self._report(trainer.callback_metrics[self.monitor].item(), epoch, ends)
+        self._pruned_at = trainer.strategy.broadcast(self._pruned_at)
+        self._stop_if_pruned(trainer, epoch)
+
+    def _open(self) -> None:
+        from optuna.pruners import SuccessiveHalvingPruner
+
+        from cnn_lightning.studies.storage import current_trial, patiently
+        from cnn_lightning.studies.trials import PRUNED
+
+        self._trial = trial = current_trial()
+        if trial:
+            trial.study.pruner = SuccessiveHalvingPruner(self.min_epochs, self.reduction_factor)
+            frozen = patiently(lambda: trial.study.get_trials(deepcopy=False)[trial.number])
+            self._reported = {*frozen.intermediate_values}  # also those of the trial that this one follows
+            self._pruned_at = frozen.user_attrs.get(PRUNED)
+
+    def _report(self, value: float, epoch: int, ends: bool) -> None:
+        """Report once an epoch; a trial that ends anyway is complete, not pruned."""
+        from cnn_lightning.studies.storage import patiently
+        from cnn_lightning.studies.trials import PRUNED
+
+        trial = self._trial
+        assert trial is not None
+        if epoch not in self._reported:
+            patiently(lambda: trial.report(value, step=epoch))
+            self._reported.add(epoch)
+        if self._pruned_at is None and not ends and patiently(trial.should_prune):
+            self._pruned_at = epoch
+            patiently(lambda: trial.set_user_attr(PRUNED, epoch))
+
+    def _stop_if_pruned(self, trainer: Trainer, epoch: int) -> None:
+        if self._pruned_at is not None and epoch >= self._pruned_at:
+            trainer.should_stop = True

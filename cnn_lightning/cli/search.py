@@ -1,0 +1,102 @@
+"""The search of ``sweep.py``: search.yaml, and the check of its options before anything is trained."""
+
+import argparse
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cnn_lightning.checkpointing.files import write_file
+from cnn_lightning.cli.fit_cli import FitCLI
+from cnn_lightning.data import ImageDataModule
+from cnn_lightning.errors import UsageError
+from cnn_lightning.studies.space import Space, merge, to_words
+
+DEFAULTS = {"trials": 50, "metric": "val/loss", "sampler": "tpe", "pruner": "halving", "seed": 0}
+CHOICES = {"metric": ("val/loss", "val/acc"), "sampler": ("tpe", "random", "grid"), "pruner": ("halving", "none")}
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched.
+
+    Args:
+        space: The options to search, with their values.
+        words: Options of ``fit`` that are the same for all trials.
+        trials: How many trials; a grid has one for each combination.
+        metric: "val/loss" or "val/acc".
+        sampler: "tpe", "random" or "grid".
+        pruner: "halving" or "none".
+        seed: Of the sampler.
+    """
+
+    space: Space
+    words: Sequence[str]
+    trials: int
+    metric: str
+    sampler: str
+    pruner: str
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """The number of trials."""
+        return len(self.space.grid()) if self.sampler == "grid" else self.trials
+
+    def check(self) -> None:
+        """Build network, dataset and Trainer with both ends of each range and each choice, and train nothing.
+
+        Raises:
+            UsageError: An option does not exist, or a value is impossible.
+        """
+        logging.disable(logging.INFO)  # Lightning says what fast_dev_run is
+        try:
+            for assignment in self.space.probes():
+                cli = FitCLI([*self.words, *to_words(assignment), "--trainer.fast_dev_run=true"])
+                if isinstance(cli.datamodule, ImageDataModule):
+                    cli.datamodule.prepare_data()
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def read_search(path: Path, options: argparse.Namespace) -> Search:
+    """Read a search from a file; if it does not exist, it is written from the options.
+
+    Raises:
+        UsageError: The file or an option is invalid, or they differ.
+    """
+    names = ("config", "options", "search", *DEFAULTS)
+    asked: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) is not None}
+    try:
+        if "search" in asked:
+            asked["search"] = merge(asked["search"])
+        if not path.exists() and "search" not in asked:
+            raise UsageError(f"nothing to search: name --search, or write {path} (see --help)")
+        settings = merge([path.read_text(encoding="utf-8")]) if path.exists() else asked
+        if not isinstance(settings, dict) or not {"search"} <= {*settings} <= {*names}:
+            raise UsageError(f"{path}: expected search, and no keys except {', '.join(names)}")
+        space = Space.read(settings["search"])
+    except ValueError as error:
+        raise UsageError(error if isinstance(error, UsageError) else f"{error}: change --search or {path}") from error
+    if other := [name for name, value in asked.items() if value != settings.get(name, DEFAULTS.get(name))]:
+        raise UsageError(f"{path} has other {', '.join(other)}: change it there, or name another folder")
+    for name, choices in CHOICES.items():
+        if settings.get(name, choices[0]) not in choices:
+            raise UsageError(f"{path}: {name} is {settings[name]}, expected {', '.join(choices)}")
+    for name in ("trials", "seed"):
+        if not isinstance(number := settings.get(name, 0), int) or number < 0:
+            raise UsageError(f"{path}: {name} is {number}, expected a number of at least 0")
+    words = [*([f"--config={settings['config']}"] if "config" in settings else [])]
+    words += shlex.split(settings.get("options", ""))
+    search = Search(space, words, **{name: settings.get(name, default) for name, default in DEFAULTS.items()})
+    try:
+        search.space.grid() if search.sampler == "grid" else None
+    except ValueError as error:
+        raise UsageError(f"{error}: change --sampler") from error
+    if not path.exists():
+        write_file(path, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True, width=1000).encode())
+    return search

@@ -1,0 +1,128 @@
+"""compare.py by several commands at once, whatever is killed when."""
+
+import csv
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+
+import psutil
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from cnn_lightning.studies.storage import StudySource
+from cnn_lightning.studies.trials import BEGAN_AT, KEY, WORKER, counting, tasks_of
+from tests.conftest import REPOSITORY
+from tests.faults import assert_same_result
+
+PACE = ("seconds", "images_per_second", "finished", "jobs", "threads")  # differ between equal runs
+OPTIONS = "--trainer.accelerator cpu --trainer.enable_model_summary false"
+COMPARE = [sys.executable, str(REPOSITORY / "scripts/compare.py")]
+
+
+def write_grid(folder, epochs, cells=12):
+    """Write a grid of MLPs of different learning rates on Digits, with three seeds each."""
+    folder.mkdir(parents=True)
+    rates = {f"lr {k}": f"--model.net MLP --model.optimizer.lr {0.001 * k}" for k in range(1, cells // 3 + 1)}
+    grid = {"variants": rates, "data": ["Digits"], "seeds": [0, 1, 2]}
+    grid["options"] = f"{OPTIONS} --trainer.max_epochs {epochs}"
+    (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
+
+
+def start(folder, *options, **keywords):
+    """Start the command in a session of its own, as in a terminal of its own."""
+    command = [*COMPARE, str(folder), "--logs", str(folder / "logs"), *options]
+    with (folder / "output.txt").open("a") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **keywords)
+
+
+def rows_of(folder):
+    """The rows by variant and seed, without what differs between equal runs."""
+    with (folder / "runs.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    same = {(row["variant"], row["seed"]): {k: v for k, v in row.items() if k not in PACE} for row in rows}
+    assert len(same) == len(rows)
+    return same
+
+
+def trials_of(folder):
+    return StudySource(str(folder / "journal.log"), folder.name, "maximize").open().get_trials()
+
+
+def all_done(folder):
+    tasks = tasks_of(trials_of(folder))
+    counts = [counting(trials) for trials in tasks.values()]
+    return len(tasks) == 12 and all(trial and trial.state.is_finished() for trial in counts)
+
+
+def runs_of(folder):
+    """The run of each cell; a process killed before it has saved anything leaves a folder without checkpoint."""
+    return {path.parents[3].name: path.parents[1] for path in folder.glob("logs/*/*/*/checkpoints/last.ckpt")}
+
+
+def kill(command, what):
+    """Kill a command alone, the process of a trial alone, or everything as if the machine had gone."""
+    processes = psutil.Process(command.pid).children(recursive=True)
+    trials = [process for process in processes if len(processes) > 1 and process.ppid() != command.pid]
+    chosen = {"command": [], "trial": trials[:1], "machine": processes}[what]
+    with suppress(psutil.NoSuchProcess):
+        for process in chosen:
+            process.kill()
+    if what != "trial":
+        command.kill()
+        command.wait()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A grid that one worker has trained, and that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "mine"
+    write_grid(folder, epochs=3)
+    assert start(folder).wait() == 0
+    return folder
+
+
+def test_three_workers_train_each_cell_once(whole, tmp_path):
+    folder = tmp_path / "mine"
+    write_grid(folder, epochs=3)
+    commands = [start(folder, "--jobs", "2"), start(folder)]
+    assert [command.wait(timeout=300) for command in commands] == [0, 0]
+    assert rows_of(folder) == rows_of(whole)
+    tasks = tasks_of(trials_of(folder))
+    assert len(tasks) == 12
+    trained = Counter(trial.user_attrs[KEY] for trial in trials_of(folder) if WORKER in trial.user_attrs)
+    assert {*trained.values()} == {1}
+    assert len({trial.user_attrs[WORKER] for trials in tasks.values() if (trial := counting(trials))}) == 12
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.campaign)])
+def test_kills_lose_nothing_double_nothing_change_nothing(whole, tmp_path, kills):
+    """Random processes are killed at random moments; the commands are typed again, and the result is the same."""
+    folder, choose = tmp_path / "mine", random.Random(kills)
+    write_grid(folder, epochs=3)
+    commands = [start(folder), start(folder)]
+    killed = Counter()
+    while sum(killed.values()) < kills and not all_done(folder):
+        time.sleep(choose.uniform(0.2, 2))
+        began = [trial for trial in trials_of(folder) if trial.state == TrialState.RUNNING]
+        what, command = choose.choice(["command", "trial", "machine"]), choose.choice(commands)
+        if began and command.poll() is None:
+            kill(command, what)
+            killed[what] += 1
+        commands = [command if command.poll() is None else start(folder) for command in commands]
+    assert sum(killed.values()) == kills, "the runs ended before"
+    codes = [command.wait(timeout=600) for command in commands]
+    assert start(folder).wait(timeout=600) == 0, codes
+    assert rows_of(folder) == rows_of(whole)
+    tasks = tasks_of(trials_of(folder))
+    assert all(counts.state == TrialState.COMPLETE for trials in tasks.values() if (counts := counting(trials)))
+    assert Counter(trial.state for trials in tasks.values() for trial in trials)[TrialState.COMPLETE] == 12
+    ours, theirs = runs_of(folder), runs_of(whole)
+    assert ours.keys() == theirs.keys()
+    for cell in ours:
+        assert_same_result(ours[cell], theirs[cell])
+    resumed = [trial for trials in tasks.values() for trial in trials[1:] if trial.user_attrs.get(BEGAN_AT)]
+    print(dict(killed), f"{len(resumed)} trials resumed from a checkpoint")

@@ -251,13 +251,14 @@ class TestNotebook:
         assert ended == 0, errors
         assert printed.splitlines()[-1] == "5"
 
-    def test_compare_starts_an_event_loop_of_its_own(self, capsys):
+    def test_compare_within_an_event_loop(self):
         async def cell():
-            compare(["mine", "--nets", "MLP", "--data", "Digits"])
+            options = "--trainer.accelerator cpu --trainer.max_epochs 1"
+            compare(["mine", "--nets", "MLP", "--data", "Digits", "--seeds", "4", "--options", options])
 
-        with pytest.raises(CommandError, match="call it as !cnn-lightning in a cell"):
-            asyncio.run(cell())
-        assert len(capsys.readouterr().err.splitlines()) == 1
+        asyncio.run(cell())
+        (row,) = Path("mine/runs.csv").read_text().splitlines()[1:]
+        assert row.startswith("MLP,Digits,4,")
 
     def test_how_to_resume_names_a_command_that_exists(self, monkeypatch):
         for called in ("/usr/lib/ipykernel_launcher.py", "/home/me/sweep.py"):

@@ -15,8 +15,8 @@ class PruneTrial(Callback):
     """Stops the run of a study's trial early by successive halving, Optuna's ``SuccessiveHalvingPruner``.
 
     After ``min_epochs``, ``min_epochs * reduction_factor``, ``min_epochs * reduction_factor**2``, ... epochs, a trial
-    goes on only if it is among the best ``1 / reduction_factor`` of those that came so far. The first validation after
-    an epoch counts, also if it is within the next epoch. A run that no study has started is left alone.
+    continues only if it is among the best ``1 / reduction_factor`` of those that came so far. The first validation
+    after an epoch counts, also if it is within the next epoch. A run that no study has started is left alone.
 
     Rank 0 alone talks to the study. The callback of optuna-integration does not work with several processes
     (https://github.com/optuna/optuna/issues/6043).

@@ -4,7 +4,7 @@
     python scripts/compare.py logs/mine --recipes lenet_mnist fast_mnist --options="--trainer.max_epochs 2"
     python scripts/compare.py docs/results/ablation                  run or resume the grid of a folder
 
-The folder's grid.yaml says what is compared. If there is none, it is written from the options:
+The folder's grid.yaml says what is compared. If it does not exist, it is written from the options:
 
     variants:                      name -> options of scripts/fit.py, or dataset -> options
       LeNetCNN: --model.net LeNetCNN

@@ -1,23 +1,21 @@
 """Calls of the commands from Python and notebooks: their arguments, their errors, and what they leave behind."""
 
-import asyncio
 import json
 import numbers
 import os
 import sys
 import threading
 import warnings
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from cnn_lightning.cli.hardware import forget_threads
 from cnn_lightning.errors import UsageError
 
-Result = TypeVar("Result")
 # A list like ["--model.net", "MLP"], or settings like {"model.net": "MLP"} or {"model": {"net": "MLP"}}.
 Arguments = Sequence[Any] | Mapping[str, Any]
 
@@ -81,20 +79,6 @@ def _plain(name: str, value: Any) -> str | float:
     raise UsageError(
         f"{name} is an object of the class {kind}, expected a plain value or a class; Trainer.fit takes objects"
     )
-
-
-def run_event_loop(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine in an event loop of its own.
-
-    Raises:
-        UsageError: A loop is running, as in a notebook.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    coroutine.close()
-    raise UsageError("this command cannot run in the event loop of a notebook: call it as !cnn-lightning in a cell")
 
 
 @contextmanager

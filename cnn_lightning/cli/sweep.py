@@ -4,7 +4,7 @@
     python scripts/sweep.py logs/lr                                  run or resume the search of a folder
     python scripts/sweep.py logs/lr --status                         print its state
 
-The folder's search.yaml says what is searched. If there is none, it is written from the options:
+The folder's search.yaml says what is searched. If it does not exist, it is written from the options:
 
     config: cnn_lightning/recipes/lenet_mnist.yaml      and options: further options of scripts/fit.py
     search:                                             any options of scripts/fit.py
@@ -198,7 +198,7 @@ class Sweep(Work):
 
 
 def best_of(study: Study) -> FrozenTrial | None:
-    """Return the best of the trials that were trained to their end; None if there is none."""
+    """Return the best of the trials that were trained to their end; None where no trial was."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return study.best_trial if done else None
 

@@ -92,11 +92,6 @@ class Space:
             raise ValueError(f"{twice[0]}: the parameter is there twice")
         return cls(parameters)
 
-    @property
-    def options(self) -> list[str]:
-        """All options that a trial may set."""
-        return list(dict.fromkeys(parameter.option for parameter in self.parameters))
-
     def suggest(self, trial: Trial) -> Assignment:
         """Return the values of a trial, option -> value; settings of a choice only where it is chosen."""
         chosen: Assignment = {}

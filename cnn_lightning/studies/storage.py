@@ -83,7 +83,7 @@ class StudySource:
             raise ValueError(f"{reason}: for PostgreSQL, pip install 'cnn-lightning[postgres]'") from error
 
     def open(self, sampler: BaseSampler | None = None, seconds: float = PATIENCE) -> optuna.Study:
-        """Open the study, or make it if there is none.
+        """Open the study, or create it.
 
         Args:
             sampler: Chooses the parameters of its trials.

@@ -35,7 +35,7 @@ def tasks_of(trials: Iterable[FrozenTrial]) -> Tasks:
 
 
 def counting(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the trial of a task that counts; None where all have failed, or there is none."""
+    """Return the trial of a task that counts; None where all have failed, and for no trial."""
     return next((trial for trial in trials if trial.state != TrialState.FAIL), None)
 
 
@@ -84,7 +84,7 @@ def follow_lost(study: Study, tasks: Tasks) -> None:
 
 
 def claim(study: Study, worker: str, keys: Container[str]) -> Trial | None:
-    """Take a waiting trial for a process; None if there is none.
+    """Take a waiting trial for a process; None where no trial waits.
 
     Args:
         study: The study.

@@ -5,6 +5,7 @@ trial whose process died, or was asked to stop, fails and is followed by one wit
 run.
 """
 
+import warnings
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
@@ -92,7 +93,9 @@ def claim(study: Study, worker: str, keys: Container[str]) -> Trial | None:
         keys: Those of all tasks; trials of others are dropped.
     """
     while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        trial = study.ask()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Heartbeat of storage")  # the process of a trial sends its own
+            trial = study.ask()
         key = trial.user_attrs.get(KEY, "")  # none where another process took the last one: Optuna then made a new one
         first = counting(tasks_of(study.get_trials(deepcopy=False)).get(key, []))
         if first and first.number == trial.number and key in keys:

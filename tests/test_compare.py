@@ -99,6 +99,10 @@ class TestGrid:
     def cells(self, script, **grid):
         return grid_cells(grid, Path("mine/grid.yaml"))
 
+    def folder(self, script, cell):
+        source = StudySource("journal.log", "mine", "maximize")
+        return script.Grid(source, Path("logs"), Path(), [cell], 1).folder(cell.name)
+
     def test_has_every_variant_on_every_dataset_with_every_seed(self, script):
         variants = {"a": "--x 1", "b": {"M": "--y m", "F": "--y f"}}
         cells = self.cells(script, variants=variants, data=["M", "F"], seeds=[4, 7])
@@ -108,7 +112,7 @@ class TestGrid:
             for data in ("M", "F")
             for name, options in (("a", "--x 1"), ("b", f"--y {data.lower()}"))
         ]
-        assert len({cell.name for cell in cells}) == 8
+        assert len({self.folder(script, cell) for cell in cells}) == 8
 
     def test_variant_overrides_options_but_not_its_recipe(self, script):
         variants = {"a": "--data D --x 1", "b": "--config cnn_lightning/recipes/fast_mnist.yaml --x 2"}
@@ -124,7 +128,7 @@ class TestGrid:
 
         def made(options):
             (cell,) = self.cells(script, variants={"a": options}, seeds=[0])
-            return cell.key, cell.name
+            return cell.key, self.folder(script, cell)
 
         same = [made(options) for options in ("--config recipe.yaml", "--config  recipe.yaml")]
         assert same[0] == same[1]
@@ -205,6 +209,7 @@ class TestGrid:
         grid.enqueue_missing(study)
         with pytest.raises(UsageError, match=r"recipe.yaml changed during the comparison"):
             grid.words(study.ask())
+        assert not Path("logs").exists()
 
 
 def test_a_run_that_left_no_result_says_what_is_missing(script, monkeypatch):

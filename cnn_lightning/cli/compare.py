@@ -21,7 +21,6 @@ validation loss.
 """
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,7 +38,14 @@ from cnn_lightning.checkpointing.settings import epoch_of
 from cnn_lightning.cli.exit_codes import OptionParser, command
 from cnn_lightning.cli.grid import Cell, digest_of, read_grid
 from cnn_lightning.cli.run_folders import make_folder, newest_best
-from cnn_lightning.cli.studies import add_study_options, open_study, print_status, study_source, time_left
+from cnn_lightning.cli.studies import (
+    add_study_options,
+    exit_if_failed,
+    open_study,
+    print_status,
+    study_source,
+    time_left,
+)
 from cnn_lightning.cli.terminal import processor_name
 from cnn_lightning.cli.trial_process import Work
 from cnn_lightning.cli.workers import work_on
@@ -80,9 +86,7 @@ def compare(args: Sequence[str]) -> None:
     work_on(grid, study, options.jobs, lambda ended: grid.report(study, ended))
     results = grid.results(study)
     print(f"\n{(options.folder / 'table.md').read_text(encoding='utf-8')}" if results.rows else "\nNo results yet.")
-    if failed := grid.failed(study):
-        print(f"{len(failed)} runs failed; the same command tries them again:", *failed, sep="\n", file=sys.stderr)
-        sys.exit(1)
+    exit_if_failed(study, grid.names, "runs failed; the same command tries them again:")
 
 
 @dataclass(frozen=True)
@@ -156,12 +160,6 @@ class Grid(Work):
             results = Results(self.table / "runs.csv", [cell.key for cell in self.cells])
             results.save({trial.user_attrs[KEY]: trial.user_attrs[ROW] for trial in done}.values())
             return results
-
-    def failed(self, study: Study) -> list[str]:
-        """Return the runs that failed, with the reasons."""
-        tasks = tasks_of(study.get_trials(deepcopy=False))
-        errors = {cell: error_of(tasks.get(cell.name, [])) for cell in self.cells}
-        return [f"{cell}: {error}" for cell, error in errors.items() if error]
 
     def report(self, study: Study, ended: Sequence[FrozenTrial]) -> None:
         """Print a line for each run that has ended, and write runs.csv and the tables."""

@@ -1,6 +1,7 @@
 """What ``compare.py`` and ``sweep.py`` share: the options of a study, and its state in the terminal."""
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,6 +70,21 @@ def print_status(study: Study, names: Mapping[str, str]) -> None:
             lines.append(f"running: {name}, on {trial.user_attrs.get(WORKER)}")
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     print(f"{study.study_name}: {len(names)} runs: {counts}", *lines, sep="\n")
+
+
+def exit_if_failed(study: Study, names: Mapping[str, str], what: str) -> None:
+    """Print what failed for good, with the reasons, and exit with code 1; nothing happens if all is well.
+
+    Args:
+        study: The study.
+        names: The keys of its tasks -> what to call them.
+        what: The words after the number of failures.
+    """
+    tasks = tasks_of(study.get_trials(deepcopy=False))
+    errors = {name: error_of(tasks.get(key, [])) for key, name in names.items()}
+    if failed := [f"{name}: {error}" for name, error in errors.items() if error]:
+        print(f"{len(failed)} {what}", *failed, sep="\n", file=sys.stderr)
+        sys.exit(1)
 
 
 def time_left(seconds: float) -> str:

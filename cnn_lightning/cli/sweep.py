@@ -19,11 +19,10 @@ The folder's search.yaml says what is searched. If it does not exist, it is writ
     seed: 0                        of the sampler
 
 The trials are those of an Optuna study, in FOLDER/journal.log or in the database of --storage. The same command, typed
-several times or on several machines, shares the work; whatever is killed, the same command resumes it. The best trial
-is tested once, at the end, and becomes best.yaml, a recipe for scripts/fit.py.
+several times or on several machines, shares the work. After SIGKILL, the same command resumes. The best trial is tested
+once, at the end, and becomes best.yaml, a recipe for scripts/fit.py.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,19 +40,26 @@ from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.cli.evaluate import evaluate
 from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command
 from cnn_lightning.cli.run_folders import make_folder, newest_best
-from cnn_lightning.cli.search import Search, read_search
-from cnn_lightning.cli.studies import add_study_options, open_study, print_status, study_source, time_left
+from cnn_lightning.cli.search import CHOICES, Search, read_search
+from cnn_lightning.cli.studies import (
+    add_study_options,
+    exit_if_failed,
+    open_study,
+    print_status,
+    study_source,
+    time_left,
+)
 from cnn_lightning.cli.trial_process import Work
 from cnn_lightning.cli.workers import work_on
 from cnn_lightning.reporting.plots import read_scalars
 from cnn_lightning.studies.pictures import write_pictures
 from cnn_lightning.studies.samplers import seeded
 from cnn_lightning.studies.space import to_words
-from cnn_lightning.studies.trials import ERROR, KEY, PRUNED, counting, enqueue, error_of, tasks_of
+from cnn_lightning.studies.trials import ERROR, KEY, PRUNED, counting, enqueue, tasks_of
 
 # Attributes of a trial: its checkpoint, and its config.yaml as text.
 CHECKPOINT, CONFIG = "checkpoint", "config"
-TEST = "test"  # attribute of the study: number, accuracy and loss of the trial that was tested
+TESTED = "tested"  # attribute of the study: number of the trial that was tested
 
 
 @command
@@ -65,9 +71,9 @@ def sweep(args: Sequence[str]) -> None:
     parser.add_argument("--options", help='options of scripts/fit.py for all: --options="--NAME VALUE ..."')
     parser.add_argument("--search", action="append", help='an option and its values: "OPTION: VALUES"; may be repeated')
     parser.add_argument("--trials", type=at_least_one, help="default: 50")
-    parser.add_argument("--metric", choices=("val/loss", "val/acc"), help="default: val/loss")
-    parser.add_argument("--sampler", choices=("tpe", "random", "grid"), help="default: tpe")
-    parser.add_argument("--pruner", choices=("halving", "none"), help="default: halving")
+    parser.add_argument("--metric", choices=CHOICES["metric"], help="default: val/loss")
+    parser.add_argument("--sampler", choices=CHOICES["sampler"], help="default: tpe")
+    parser.add_argument("--pruner", choices=CHOICES["pruner"], help="default: halving")
     parser.add_argument("--seed", type=int, help="default: 0")
     add_study_options(parser)
     options = parser.parse_args(args)
@@ -88,9 +94,7 @@ def sweep(args: Sequence[str]) -> None:
     print(f"{len(work.names)} trials, {done} of them done; results in {options.folder}", flush=True)
     work_on(work, study, options.jobs, lambda ended: work.report(study, ended))
     work.conclude(study)
-    if failed := work.failed(study):
-        print(f"{len(failed)} trials failed:", *failed, sep="\n", file=sys.stderr)
-        sys.exit(1)
+    exit_if_failed(study, work.names, "trials failed:")
 
 
 @dataclass(frozen=True)
@@ -141,12 +145,6 @@ class Sweep(Work):
         config = (best.parents[1] / "config.yaml").read_text(encoding="utf-8")
         return value, {CHECKPOINT: str(best.absolute()), CONFIG: config}
 
-    def failed(self, study: Study) -> list[str]:
-        """Return the trials that failed, with the reasons."""
-        tasks = tasks_of(study.get_trials(deepcopy=False))
-        errors = {name: error_of(tasks.get(key, [])) for key, name in self.names.items()}
-        return [f"{name}: {error}" for name, error in errors.items() if error]
-
     def report(self, study: Study, ended: Sequence[FrozenTrial]) -> None:
         """Print a line for each trial that has ended, with the best so far and the time left."""
         trials = study.get_trials(deepcopy=False)
@@ -172,15 +170,15 @@ class Sweep(Work):
         print("", *write_pictures(study, self.results, self.search.metric), sep="\n")
         print(f"best        {self._describe(best)}")
         print(f"recipe      {self.results / 'best.yaml'}")
-        if study.user_attrs.get(TEST) != best.number:
+        if study.user_attrs.get(TESTED) != best.number:
             checkpoint = Path(best.user_attrs[CHECKPOINT])
             if not checkpoint.is_file():
                 print(
                     f"not tested  {checkpoint} is on the machine of {best.user_attrs['worker']}: type the command there"
                 )
                 return
-            study.set_user_attr(TEST, best.number)
             evaluate([str(checkpoint), f"--report={self.results / 'report'}"])
+            study.set_user_attr(TESTED, best.number)
         else:
             print(f"tested      {self.results / 'report' / 'report.html'}")
 

@@ -112,7 +112,7 @@ def train_one(work: Work, environment: Mapping[str, str]) -> None:
         with ExitStack() as stack:
             stack.enter_context(_sign_of_life(work.source, trial.number))
             try:
-                # A database may take a process for dead that was only suspended; it stops when it notices.
+                # A suspended process loses its trial in a database; it stops when it notices.
                 stack.enter_context(work.lock(key).acquire(timeout=work.source.grace if work.source.is_database else 0))
             except Timeout:
                 end(study, trial, {ERROR: f"another process trains in {folder}: wait for it, or name other --logs"})
@@ -131,7 +131,7 @@ def _train(study: Study, trial: Trial, work: Work, folder: Path) -> None:
     value, state = None, TrialState.FAIL
     try:
         words = patiently(lambda: work.words(trial))
-        words += [f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]  # last: also where there is none yet
+        words += [f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]  # a new run where nothing is saved
         code = run_fit([*words, "--trainer.enable_progress_bar=false", "--dashboard=false"], output)
         if code in INTERRUPTED:
             attributes = {STOPPED: True}
@@ -153,7 +153,7 @@ def end(
     state: TrialState = TrialState.FAIL,
     value: float | None = None,
 ) -> None:
-    """Save how a trial ended, unless its process was taken for dead and the trial given to another."""
+    """Save how a trial ended, unless the trial was given to another process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it takes a moment
     with suppress(UpdateFinishedTrialError):
         for name, attribute in attributes.items():

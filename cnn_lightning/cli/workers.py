@@ -83,7 +83,7 @@ class _Watch:
     def __init__(self, work: Work, study: Study) -> None:
         self._work, self._study = work, study
         self._interval = max(1, work.source.grace // BEATS)
-        # Who was away, or has just begun, cannot tell who is dead before all others had time for a sign of life.
+        # After a loss of connection, and at the start, all others first need time to send a heartbeat.
         self._trust_from = time.monotonic() + 2 * self._interval
         self._nameless: dict[int, float] = {}  # running trials of unknown workers -> when they were noticed
 

@@ -1,4 +1,4 @@
-"""Tasks of a study, whose trials any number of processes train: each task once, whatever process is killed when.
+"""Tasks of a study, which any number of processes share: each task is trained once, also after SIGKILL.
 
 A task has a key. Its first trial that has not failed is the one that counts; others of the same key are dropped. A
 trial whose process died, or was asked to stop, fails and is followed by one with the same parameters, which resumes its
@@ -71,7 +71,7 @@ def follow(study: Study, last: FrozenTrial) -> None:
 
 
 def follow_lost(study: Study, tasks: Tasks) -> None:
-    """Have the trials whose processes died followed by others, unless that happens again and again."""
+    """Add trials that follow those whose processes died, unless a task's processes die repeatedly."""
     for trials in tasks.values():
         if counting(trials) or error_of(trials):
             continue

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 from cnn_lightning.callbacks import PruneTrial
@@ -26,13 +25,13 @@ def source(tmp_path):
     return StudySource(str(tmp_path / "journal.log"), "study")
 
 
-def rival(study, losses, factor=2):
-    """Add a trial that has reported losses, epoch -> loss; the first one in a study passes each comparison."""
-    trial = study.ask()
-    study.pruner = SuccessiveHalvingPruner(1, factor)
+def rival(study, losses):
+    """Add a trial that has reported losses, epoch -> loss."""
+    key = f"rival {len(study.get_trials())}"
+    enqueue(study, key)
+    trial = claim(study, "there:1", {key})
     for epoch, loss in losses.items():
         trial.report(loss, epoch)
-        trial.should_prune()
     study.tell(trial, 0.0)
 
 
@@ -85,7 +84,7 @@ def test_good_trial_is_not_pruned(source, monkeypatch):
 def test_direction_is_that_of_the_study(tmp_path, monkeypatch):
     """Accuracies: the rival's is as low as can be after epoch 1, and as high as can be after epoch 3."""
     source = StudySource(str(tmp_path / "journal.log"), "study", "maximize")
-    rival(source.open(), {1: 0.0, 3: 1.0}, factor=3)
+    rival(source.open(), {1: 0.0, 3: 1.0})
     number = begin(source, monkeypatch)
     options = ("--trainer.callbacks.monitor=val/acc", "--trainer.callbacks.reduction_factor=3")
     fit([*SETTINGS, PRUNE, *options, "--trainer.max_epochs=5"])
@@ -93,14 +92,38 @@ def test_direction_is_that_of_the_study(tmp_path, monkeypatch):
 
 
 def test_min_epochs_is_the_first_rung(source, monkeypatch):
-    study = source.open()
-    trial = study.ask()
-    study.pruner = SuccessiveHalvingPruner(3, 2)
-    trial.report(BETTER, 3)
-    trial.should_prune()
+    rival(source.open(), {1: BETTER, 3: BETTER})
     number = begin(source, monkeypatch)
     fit([*SETTINGS, PRUNE, "--trainer.callbacks.min_epochs=3", "--trainer.max_epochs=5"])
     assert trial_of(source, number).user_attrs[PRUNED] == 3
+
+
+@pytest.mark.parametrize(
+    ("rivals", "epochs"), [([BETTER], 2), ([WORSE, BETTER], 2), ([WORSE, WORSE, BETTER], 3)], ids=str
+)
+def test_the_best_half_of_those_that_came_so_far_continues(rivals, epochs, source, monkeypatch):
+    """The trial is the second of two, three and four after epoch 2; epoch 1 it passes."""
+    for loss in rivals:
+        rival(source.open(), {1: WORSE, 2: loss})
+    number = begin(source, monkeypatch)
+    run = fit([*SETTINGS, PRUNE, "--trainer.max_epochs=3"])
+    assert run.trainer.current_epoch == epochs
+    assert trial_of(source, number).user_attrs.get(PRUNED) == (2 if epochs == 2 else None)
+
+
+def test_killed_trial_and_its_follower_count_once(source, monkeypatch):
+    """The trial is the second of three; a worst one that counted twice would make it the second of four."""
+    study = source.open()
+    enqueue(study, "killed")
+    trial = claim(study, "there:1", {"killed"})
+    trial.report(WORSE, 1)
+    study.tell(trial, state=TrialState.FAIL)
+    follow(study, study.get_trials()[trial.number])
+    assert claim(study, "there:2", {"killed"})
+    rival(study, {1: BETTER})
+    number = begin(source, monkeypatch)
+    run = fit([*SETTINGS, PRUNE, "--trainer.max_epochs=3"])
+    assert run.trainer.current_epoch == trial_of(source, number).user_attrs[PRUNED] == 1
 
 
 @pytest.mark.parametrize("end", ["--trainer.max_epochs=2", "--trainer.max_steps=22"])

@@ -4,24 +4,26 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cnn_lightning.cli.compare import grid_cells
-from cnn_lightning.reporting.tables import Results, as_csv, as_markdown, summarize
+from cnn_lightning.cli.grid import grid_cells
+from cnn_lightning.reporting.tables import COLUMNS, Results, as_csv, as_markdown, summarize
 from tests.conftest import REPOSITORY
 
 KEYS = [(name, data, seed, "0") for name in ("a", "b") for data in ("M", "F") for seed in ("0", "1", "2")]
 
 
-def result(acc, loss, seconds=60.0):
-    rest = {"weights": 9406, "val_acc": 0.9, "epoch": 2, "seconds": seconds, "images_per_second": 1000, "threads": 1}
-    rest |= {"options": "--x", "jobs": 1, "processor": "p", "torch": "2", "finished": "now"}
-    return rest | {"test_acc": acc, "test_loss": loss}
+def row(key, acc, loss, seconds=60.0):
+    values = dict(zip(COLUMNS, key, strict=False)) | {"test_acc": acc, "test_loss": loss, "seconds": seconds}
+    values |= {"weights": 9406, "val_acc": 0.9, "epoch": 2, "images_per_second": 1000, "threads": 1}
+    values |= {"options": "--x", "jobs": 1, "processor": "p", "torch": "2", "finished": "now"}
+    return {name: str(values[name]) for name in COLUMNS}
 
 
 def test_table_has_mean_and_sample_standard_deviation():
     Path("mine").mkdir()
     results = Results(Path("mine/runs.csv"), KEYS)
-    for key, acc in zip(KEYS, (0.99, 0.98, 0.97, 0.5, 0.5, 0.5, 0.9), strict=False):
-        results.add(key, result(acc, 1 - acc))
+    accuracies = (0.99, 0.98, 0.97, 0.5, 0.5, 0.5, 0.9)
+    rows = [row(key, acc, 1 - acc) for key, acc in zip(KEYS, accuracies, strict=False)]
+    results.save(rows)
     lines = Path("mine/table.md").read_text().splitlines()
     assert "| a | 98.00 ± 1.00 % | 0.0200 | 9,406 | 1.0 min | 1,000 | 3 |" in lines
     assert "| a | 50.00 ± 0.00 % | 0.5000 | 9,406 | 1.0 min | 1,000 | 3 |" in lines
@@ -29,8 +31,8 @@ def test_table_has_mean_and_sample_standard_deviation():
     assert [line for line in lines if line.startswith(("| M", "| F"))] == [
         f"| {data}, variant | test accuracy | test loss | parameters | training | images/s | seeds |" for data in "MF"
     ]
-    again = Results(Path("mine/runs.csv"), KEYS[:2])  # a smaller grid keeps the other rows
-    again.add(KEYS[0], result(0.5, 0.5))
+    smaller = Results(Path("mine/runs.csv"), KEYS[:2])  # the rows of others stay
+    smaller.save([row(KEYS[0], 0.5, 0.5), *rows[1:]])
     with Path("mine/runs.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 7
     assert "| a | 74.00 ± 33.94 % |" in Path("mine/table.md").read_text()
@@ -40,8 +42,7 @@ def test_time_is_estimated_from_other_seeds_of_a_run_or_from_all_rows():
     Path("mine").mkdir()
     results = Results(Path("mine/runs.csv"), KEYS)
     assert results.seconds(KEYS[0]) == 0
-    results.add(KEYS[0], result(0.9, 0.1, seconds=30.0))
-    results.add(KEYS[3], result(0.9, 0.1, seconds=90.0))
+    results.save([row(KEYS[0], 0.9, 0.1, seconds=30.0), row(KEYS[3], 0.9, 0.1, seconds=90.0)])
     assert [results.seconds(KEYS[index]) for index in (1, 4, 6)] == [30, 90, 60]
 
 

@@ -1,5 +1,6 @@
 """PruneTrial: the run of a bad trial of a study stops early, in all processes."""
 
+import math
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,7 +13,7 @@ if TYPE_CHECKING:  # importing Optuna takes a second, and most runs are no trial
 
 
 class PruneTrial(Callback):
-    """Stops the run of a study's trial early by successive halving, Optuna's ``SuccessiveHalvingPruner``.
+    """Stops the run of a study's trial early by asynchronous successive halving.
 
     After ``min_epochs``, ``min_epochs * reduction_factor``, ``min_epochs * reduction_factor**2``, ... epochs, a trial
     continues only if it is among the best ``1 / reduction_factor`` of those that came so far. The first validation
@@ -20,6 +21,8 @@ class PruneTrial(Callback):
 
     Rank 0 alone talks to the study. The callback of optuna-integration does not work with several processes
     (https://github.com/optuna/optuna/issues/6043).
+
+    Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934.
 
     Args:
         monitor: The metric that is compared; the study says whether low or high is better.
@@ -62,14 +65,11 @@ class PruneTrial(Callback):
         self._stop_if_pruned(trainer, epoch)
 
     def _open(self) -> None:
-        from optuna.pruners import SuccessiveHalvingPruner
-
         from cnn_lightning.studies.storage import current_trial, patiently
         from cnn_lightning.studies.trials import PRUNED
 
         self._trial = trial = current_trial()
         if trial:
-            trial.study.pruner = SuccessiveHalvingPruner(self.min_epochs, self.reduction_factor)
             frozen = patiently(lambda: trial.study.get_trials(deepcopy=False)[trial.number])
             self._reported = {*frozen.intermediate_values}  # also those of the trial that this one follows
             self._pruned_at = frozen.user_attrs.get(PRUNED)
@@ -81,12 +81,36 @@ class PruneTrial(Callback):
 
         trial = self._trial
         assert trial is not None
+        if not math.isfinite(value):
+            return  # the run diverged, and will raise
         if epoch not in self._reported:
             patiently(lambda: trial.report(value, step=epoch))
             self._reported.add(epoch)
-        if self._pruned_at is None and not ends and patiently(trial.should_prune):
+        if self._pruned_at is None and not ends and self._is_rung(epoch) and self._is_behind(value, epoch):
             self._pruned_at = epoch
             patiently(lambda: trial.set_user_attr(PRUNED, epoch))
+
+    def _is_rung(self, epoch: int) -> bool:
+        rung = self.min_epochs
+        while rung < epoch:
+            rung *= self.reduction_factor
+        return rung == epoch
+
+    def _is_behind(self, value: float, epoch: int) -> bool:
+        """Compare a trial with those that came this far; Optuna's pruner counts a killed one and its follower twice."""
+        from cnn_lightning.studies.storage import patiently
+        from cnn_lightning.studies.trials import KEY, tasks_of
+
+        trial = self._trial
+        assert trial is not None
+        tasks = tasks_of(patiently(lambda: trial.study.get_trials(deepcopy=False)))
+        tasks.pop(trial.user_attrs[KEY], None)
+        last = [trials[-1].intermediate_values for trials in tasks.values()]
+        values = sorted([value, *(values[epoch] for values in last if epoch in values)])
+        if trial.study.direction.name == "MAXIMIZE":
+            values.reverse()
+        best = values[: max(1, len(values) // self.reduction_factor)]
+        return value not in best
 
     def _stop_if_pruned(self, trainer: Trainer, epoch: int) -> None:
         if self._pruned_at is not None and epoch >= self._pruned_at:

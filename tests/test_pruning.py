@@ -29,7 +29,7 @@ def rival(study, losses):
     """Add a trial that has reported losses, epoch -> loss."""
     key = f"rival {len(study.get_trials())}"
     enqueue(study, key)
-    trial = claim(study, "there:1", {key})
+    trial = claim(study, {key})
     for epoch, loss in losses.items():
         trial.report(loss, epoch)
     study.tell(trial, 0.0)
@@ -39,7 +39,7 @@ def begin(source, monkeypatch):
     """Add a trial that this process trains."""
     study = source.open()
     enqueue(study, "mine")
-    return become(source, claim(study, "here:1", {"mine"}).number, monkeypatch)
+    return become(source, claim(study, {"mine"}).number, monkeypatch)
 
 
 def become(source, number, monkeypatch):
@@ -115,11 +115,11 @@ def test_killed_trial_and_its_follower_count_once(source, monkeypatch):
     """The trial is the second of three; a worst one that counted twice would make it the second of four."""
     study = source.open()
     enqueue(study, "killed")
-    trial = claim(study, "there:1", {"killed"})
+    trial = claim(study, {"killed"})
     trial.report(WORSE, 1)
     study.tell(trial, state=TrialState.FAIL)
     follow(study, study.get_trials()[trial.number])
-    assert claim(study, "there:2", {"killed"})
+    assert claim(study, {"killed"})
     rival(study, {1: BETTER})
     number = begin(source, monkeypatch)
     run = fit([*SETTINGS, PRUNE, "--trainer.max_epochs=3"])
@@ -148,7 +148,7 @@ def test_resumed_trial(pruned, epochs, source, monkeypatch):
         dead.user_attrs[PRUNED] = pruned
     study.tell(number, state=TrialState.FAIL)
     follow(study, dead)
-    following = become(source, claim(study, "here:2", {"mine"}).number, monkeypatch)
+    following = become(source, claim(study, {"mine"}).number, monkeypatch)
     assert following == number + 1
 
     run = fit([*SETTINGS, PRUNE, "--trainer.max_epochs=5", "--ckpt_path=last"])  # a warning of Optuna is an error here
@@ -205,7 +205,7 @@ def test_two_processes_stop_together(source, tmp_path):
     study = source.open()
     rival(study, {1: WORSE, 2: BETTER})
     enqueue(study, "mine")
-    number = claim(study, "here:1", {"mine"}).number
+    number = claim(study, {"mine"}).number
     command = [sys.executable, str(REPOSITORY / "scripts/fit.py"), *SETTINGS, PRUNE, "--trainer.max_epochs=6"]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=64"]
     environment = os.environ | source.environment(number)

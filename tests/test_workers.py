@@ -7,16 +7,20 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 
 import psutil
 import pytest
 import yaml
 from optuna.trial import TrialState
 
+from cnn_lightning.cli.compare import Grid
+from cnn_lightning.cli.grid import read_grid
 from cnn_lightning.studies.storage import StudySource
 from cnn_lightning.studies.trials import BEGAN_AT, KEY, WORKER, counting, tasks_of
 from tests.conftest import REPOSITORY
 from tests.faults import assert_same_result
+from tests.postgres import Machines, PostgreSQL
 
 PACE = ("seconds", "images_per_second", "finished", "jobs", "threads")  # differ between equal runs
 OPTIONS = "--trainer.accelerator cpu --trainer.enable_model_summary false"
@@ -32,11 +36,11 @@ def write_grid(folder, epochs, cells=12):
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
 
 
-def start(folder, *options, **keywords):
+def start(folder, *options, popen=subprocess.Popen):
     """Start the command in a session of its own, as in a terminal of its own."""
     command = [*COMPARE, str(folder), "--logs", str(folder / "logs"), *options]
     with (folder / "output.txt").open("a") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **keywords)
+        return popen(command, stdout=output, stderr=output, start_new_session=True)
 
 
 def rows_of(folder):
@@ -48,8 +52,28 @@ def rows_of(folder):
     return same
 
 
-def trials_of(folder):
-    return StudySource(str(folder / "journal.log"), folder.name, "maximize").open().get_trials()
+def trials_of(folder, storage=None):
+    return StudySource(storage or str(folder / "journal.log"), folder.name, "maximize").open().get_trials()
+
+
+def assert_each_cell_trained_once(trials):
+    trained = Counter(trial.user_attrs[KEY] for trial in trials if WORKER in trial.user_attrs)
+    assert len(trained) == 12
+    assert {*trained.values()} == {1}
+
+
+def assert_same_as(whole, folder, trials):
+    """The same rows and runs, to the bit, and each cell is complete once, whatever was killed."""
+    assert rows_of(folder) == rows_of(whole)
+    tasks = tasks_of(trials)
+    assert all(counts.state == TrialState.COMPLETE for trials in tasks.values() if (counts := counting(trials)))
+    assert Counter(trial.state for trials in tasks.values() for trial in trials)[TrialState.COMPLETE] == 12
+    ours, theirs = runs_of(folder), runs_of(whole)
+    assert ours.keys() == theirs.keys()
+    for cell in ours:
+        assert_same_result(ours[cell], theirs[cell])
+    resumed = [trial for trials in tasks.values() for trial in trials[1:] if trial.user_attrs.get(BEGAN_AT)]
+    print(f"{len(resumed)} trials resumed from a checkpoint")
 
 
 def all_done(folder):
@@ -91,11 +115,7 @@ def test_three_workers_train_each_cell_once(whole, tmp_path):
     commands = [start(folder, "--jobs", "2"), start(folder)]
     assert [command.wait(timeout=300) for command in commands] == [0, 0]
     assert rows_of(folder) == rows_of(whole)
-    tasks = tasks_of(trials_of(folder))
-    assert len(tasks) == 12
-    trained = Counter(trial.user_attrs[KEY] for trial in trials_of(folder) if WORKER in trial.user_attrs)
-    assert {*trained.values()} == {1}
-    assert len({trial.user_attrs[WORKER] for trials in tasks.values() if (trial := counting(trials))}) == 12
+    assert_each_cell_trained_once(trials_of(folder))
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.campaign)])
@@ -116,13 +136,72 @@ def test_kills_lose_nothing_double_nothing_change_nothing(whole, tmp_path, kills
     assert sum(killed.values()) == kills, "the runs ended before"
     codes = [command.wait(timeout=600) for command in commands]
     assert start(folder).wait(timeout=600) == 0, codes
-    assert rows_of(folder) == rows_of(whole)
-    tasks = tasks_of(trials_of(folder))
-    assert all(counts.state == TrialState.COMPLETE for trials in tasks.values() if (counts := counting(trials)))
-    assert Counter(trial.state for trials in tasks.values() for trial in trials)[TrialState.COMPLETE] == 12
-    ours, theirs = runs_of(folder), runs_of(whole)
-    assert ours.keys() == theirs.keys()
-    for cell in ours:
-        assert_same_result(ours[cell], theirs[cell])
-    resumed = [trial for trials in tasks.values() for trial in trials[1:] if trial.user_attrs.get(BEGAN_AT)]
-    print(dict(killed), f"{len(resumed)} trials resumed from a checkpoint")
+    print(dict(killed))
+    assert_same_as(whole, folder, trials_of(folder))
+
+
+def test_two_machines_share_a_database(whole, tmp_path):
+    """2 + 2 workers in two network namespaces, without a common folder: each cell is trained once, all have its row."""
+    folders = [tmp_path / machine / "mine" for machine in ("here", "there")]
+    with Machines(2) as machines:
+        for folder in folders:
+            write_grid(folder, epochs=3)
+        commands = [
+            start(folder, "--jobs=2", f"--storage={machines.urls[index]}", popen=partial(machines.run, index))
+            for index, folder in enumerate(folders)
+        ]
+        assert [command.wait(timeout=300) for command in commands] == [0, 0]
+        for folder in folders:
+            assert rows_of(folder) == rows_of(whole)
+        assert_each_cell_trained_once(trials_of(folders[0], machines.server.url))
+        runs = [runs_of(folder) for folder in folders]
+        assert [bool(own) for own in runs] == [True, True]
+        assert sum(map(len, runs)) == 12
+
+
+def test_process_that_died_as_it_took_a_trial(tmp_path):
+    """It has sent no heartbeat, without which Optuna counts no trial as lost."""
+    folder = tmp_path / "mine"
+    write_grid(folder, epochs=1, cells=3)
+    with PostgreSQL() as server:
+        cells = read_grid(folder / "grid.yaml", {})
+        source = StudySource(server.url, "mine", "maximize")
+        Grid(source, folder / "logs", folder, cells, jobs=1).enqueue_missing(source.open())
+        with pytest.warns(UserWarning, match="Heartbeat"):
+            source.open().ask()
+        assert start(folder, "--grace=2", f"--storage={server.url}").wait(timeout=120) == 0
+        states = [trial.state.name for trial in trials_of(folder, server.url)]
+    assert states == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.campaign)])
+def test_lost_machines_and_a_restarted_database_change_nothing(whole, tmp_path, kills):
+    """Machines with a common folder lose their power at random moments, and the database is stopped and started."""
+    folder, choose, killed = tmp_path / "mine", random.Random(kills), 0
+    write_grid(folder, epochs=3)
+    with Machines(2) as machines:
+
+        def begin(index):
+            options = ("--jobs=2", "--grace=6", f"--storage={machines.urls[index]}")
+            return start(folder, *options, popen=partial(machines.run, index))
+
+        def running():
+            trials = trials_of(folder, machines.server.url)
+            return sum(trial.state == TrialState.RUNNING for trial in trials)
+
+        commands = [begin(0), begin(1)]
+        while killed < kills and any(command.poll() is None for command in commands):
+            time.sleep(choose.uniform(0.2, 2))
+            if running():
+                index = choose.randrange(2)
+                machines.kill(index)
+                killed += 1
+                if killed == kills // 2:
+                    machines.server.stop()
+                    time.sleep(3)
+                    machines.server.start()
+                commands[index] = begin(index)
+        assert killed == kills, "the runs ended before"
+        codes = [command.wait(timeout=600) for command in commands]
+        assert begin(0).wait(timeout=600) == 0, codes
+        assert_same_as(whole, folder, trials_of(folder, machines.server.url))

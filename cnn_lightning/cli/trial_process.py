@@ -33,7 +33,7 @@ from cnn_lightning.cli.run_folders import newest_last
 from cnn_lightning.cli.terminal import relative_path
 from cnn_lightning.errors import UsageError
 from cnn_lightning.studies.storage import StudySource, patiently, trial_id
-from cnn_lightning.studies.trials import BEGAN_AT, ERROR, KEY, PRUNED, STOPPED, claim
+from cnn_lightning.studies.trials import BEGAN_AT, ERROR, KEY, PRUNED, STOPPED, WORKER, claim
 
 INTERRUPTED = tuple(128 + getattr(signal, name, 0) for name in ("SIGHUP", "SIGINT", "SIGTERM"))  # exit codes of fit
 
@@ -103,7 +103,7 @@ def train_one(work: Work, environment: Mapping[str, str]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     study = work.source.open(work.sampler())
     with work.claiming():
-        trial = patiently(lambda: claim(study, worker_name(os.getpid()), work.names))
+        trial = patiently(lambda: claim(study, work.names))
         if trial is None:
             return
         key = trial.user_attrs[KEY]
@@ -111,6 +111,8 @@ def train_one(work: Work, environment: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             stack.enter_context(_sign_of_life(work.source, trial.number))
+            # After the first heartbeat: Optuna never counts a trial without any as lost.
+            patiently(lambda: trial.set_user_attr(WORKER, worker_name(os.getpid())))
             try:
                 # A suspended process loses its trial in a database; it stops when it notices.
                 stack.enter_context(work.lock(key).acquire(timeout=work.source.grace if work.source.is_database else 0))

@@ -22,7 +22,7 @@ from cnn_lightning.errors import UsageError
 from cnn_lightning.studies.storage import BEATS, patiently
 from cnn_lightning.studies.trials import KEY, WORKER, counting, follow_lost, tasks_of
 
-POLL = 1.0  # seconds between two looks at the study
+POLL = 2.0  # seconds between two looks at the study
 
 
 def work_on(work: Work, study: Study, jobs: int, report: Callable[[list[FrozenTrial]], None]) -> None:

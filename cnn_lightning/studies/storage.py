@@ -1,6 +1,7 @@
 """Where a study is saved: a journal file for the workers of one machine, a database for those of several."""
 
 import json
+import logging
 import os
 import time
 import warnings
@@ -24,8 +25,10 @@ from sqlalchemy.exc import (
     OperationalError,
     ProgrammingError,
 )
+from sqlalchemy.pool import NullPool
 
 Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 PATIENCE = 600.0  # seconds to wait for a database that is away
 BEATS = 6  # signs of life within the time after which a worker counts as dead
 _TRIAL = "CNN_LIGHTNING_TRIAL"  # environment variable: the trial of this process
@@ -72,7 +75,7 @@ class StudySource:
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 return RDBStorage(
                     url.render_as_string(hide_password=False),
-                    engine_kwargs={"pool_pre_ping": True},
+                    engine_kwargs={"poolclass": NullPool},  # a server takes 100 connections, and workers are many
                     heartbeat_interval=max(1, self.grace // BEATS),
                     grace_period=self.grace,
                 )
@@ -92,7 +95,7 @@ class StudySource:
         Raises:
             ValueError: The storage cannot be opened, or has a study of this name with another direction.
         """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
 
         def open_study() -> optuna.Study:
             return optuna.create_study(
@@ -137,14 +140,17 @@ def patiently(call: Callable[[], Result], seconds: float = PATIENCE) -> Result:
     Raises:
         ValueError: The database was away for so long.
     """
-    began, clashes = time.monotonic(), 0
+    began, clashes, is_away = time.monotonic(), 0, False
     while True:
         try:
             return call()
         except (OperationalError, InterfaceError, StorageInternalError) as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
             if time.monotonic() - began >= seconds:
-                reason = str(error.__cause__ or error).strip().splitlines()[0]
                 raise ValueError(f"the database cannot be reached: {reason}") from error
+            if not is_away:
+                logger.warning("the database cannot be reached, trying for %.0f minutes: %s", seconds / 60, reason)
+            is_away = True
         except (IntegrityError, ProgrammingError):  # two processes make the same tables or the same study
             clashes += 1
             if clashes > 3:

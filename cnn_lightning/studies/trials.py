@@ -84,12 +84,11 @@ def follow_lost(study: Study, tasks: Tasks) -> None:
             follow(study, trials[-1])
 
 
-def claim(study: Study, worker: str, keys: Container[str]) -> Trial | None:
+def claim(study: Study, keys: Container[str]) -> Trial | None:
     """Take a waiting trial for a process; None where no trial waits.
 
     Args:
         study: The study.
-        worker: HOST:PID of the process.
         keys: Those of all tasks; trials of others are dropped.
     """
     while study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -99,7 +98,6 @@ def claim(study: Study, worker: str, keys: Container[str]) -> Trial | None:
         key = trial.user_attrs.get(KEY, "")  # none where another process took the last one: Optuna then made a new one
         first = counting(tasks_of(study.get_trials(deepcopy=False)).get(key, []))
         if first and first.number == trial.number and key in keys:
-            trial.set_user_attr(WORKER, worker)
             return trial
         study.tell(trial, state=TrialState.FAIL)
     return None

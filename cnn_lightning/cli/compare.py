@@ -173,7 +173,7 @@ class Grid(Work):
             elif error := trial.user_attrs.get(ERROR):
                 news = f"failed: {error}"
             else:
-                news = "its process was killed; the run will be resumed"
+                news = "its process was killed; the run is resumed, unless that keeps happening"
             done = len(self.cells) - len(left)
             print(f"[{done}/{len(self.cells)}] {self._cell(trial.user_attrs[KEY])}: {news}{estimate}", flush=True)
 

@@ -152,7 +152,8 @@ class Sweep(Work):
         done = [trial for trial in counts if trial.state.is_finished()]
         left, running = len(counts) - len(done), sum(trial.state == TrialState.RUNNING for trial in counts)
         seconds = [trial.duration.total_seconds() for trial in done if trial.duration]
-        news = f"; best {self._describe(best)}" if (best := best_of(study)) else ""
+        best = best_of(study)
+        news = f"; best {best.value:.4f} of {self.names[best.user_attrs[KEY]]}" if best else ""
         news += time_left(sum(seconds) / len(seconds) * left / max(1, running)) if seconds else ""
         for trial in ended:
             name = self.names[trial.user_attrs[KEY]]
@@ -183,16 +184,17 @@ class Sweep(Work):
             print(f"tested      {self.results / 'report' / 'report.html'}")
 
     def _describe(self, trial: FrozenTrial) -> str:
-        parameters = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
-        return f"{self.names[trial.user_attrs[KEY]]} ({self.search.metric} {trial.value:.4f}: {parameters})"
+        return f"{self.names[trial.user_attrs[KEY]]} ({self.search.metric} {trial.value:.4f}: {_parameters(trial)})"
 
     def _end_of(self, trial: FrozenTrial) -> str:
         if trial.state == TrialState.PRUNED:
             return f"pruned after epoch {trial.user_attrs[PRUNED]}, {self.search.metric} {trial.value:.4f}"
         if trial.state == TrialState.COMPLETE:
-            return f"{self.search.metric} {trial.value:.4f}"
+            return f"{self.search.metric} {trial.value:.4f} ({_parameters(trial)})"
         error = trial.user_attrs.get(ERROR)
-        return f"failed: {error}" if error else "its process was killed; the trial will be resumed"
+        return (
+            f"failed: {error}" if error else "its process was killed; the trial is resumed, unless that keeps happening"
+        )
 
 
 def best_of(study: Study) -> FrozenTrial | None:
@@ -214,5 +216,6 @@ def recipe_of(config: str) -> str:
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _parameters(trial: FrozenTrial) -> str:
+    texts = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in trial.params.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items())

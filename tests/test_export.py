@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -22,6 +23,7 @@ from cnn_lightning.errors import UsageError
 from cnn_lightning.export import folder as files
 from cnn_lightning.export import verify
 from cnn_lightning.export.deployed import Deployed, pool_last
+from cnn_lightning.export.int8 import quantized
 from cnn_lightning.export.onnx_model import to_onnx
 from cnn_lightning.export.plain_torch import code_of
 from cnn_lightning.export.verify import Outputs, check_int8, check_same, run_onnx, run_torch
@@ -244,6 +246,48 @@ def test_network_that_calls_its_layers_one_by_one(tmp_path):
     deployed, images = Deployed(OneByOne().eval(), [0.01], [0.0]), files.random_images((1, 28, 28))[:9]
     files.write_onnx(tmp_path / "model.onnx", to_onnx(deployed, (1, 28, 28)))
     check_same("model.onnx", run_onnx(tmp_path / "model.onnx", images), run_torch(deployed, images))
+
+
+class ConvGemmMatMul(nn.Module):
+    """Has a layer of each operator with weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.rows, self.head = nn.Conv2d(1, 4, 3, stride=3), nn.Linear(9, 5, bias=False), nn.Linear(180, 3)
+
+    def forward(self, images):
+        return self.head(self.rows(self.conv(images).relu()).flatten(1))
+
+
+def test_int8_weights_do_not_saturate(tmp_path):
+    """Weights are uint8: on processors with AVX2 or AVX-512 but without VNNI, ONNX Runtime saturates sums with int8.
+
+    Source: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8
+    """
+    torch.manual_seed(0)
+    deployed, images = Deployed(ConvGemmMatMul().eval(), [0.01], [-1.0]), files.random_images((1, 28, 28))
+    files.write_onnx(tmp_path / "model.onnx", to_onnx(deployed, (1, 28, 28)))
+    model = quantized(tmp_path / "model.onnx", images)
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    layers = {node.op_type: node.input[1] for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
+    assert layers.keys() == {"Conv", "Gemm", "MatMul"}
+    dequantized = {node.output[0]: node.input for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for name in layers.values():
+        parts = [tensors[part] for part in dequantized[name]]
+        assert [part.dtype for part in parts] == [np.uint8, np.float32, np.uint8]
+        weights, _, zero_point = parts
+        assert (zero_point == 128).all()
+        assert weights.min() < 128 < weights.max()
+
+    files.write_onnx(tmp_path / "int8.onnx", model)
+    found, expected = run_onnx(tmp_path / "int8.onnx", images), run_torch(deployed, images)
+    assert (found.scores - expected.scores).abs().max() < 0.05 * expected.scores.abs().max()
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(tmp_path / "int8.onnx", options, providers=["CPUExecutionProvider"])
+    operators = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert "QLinearConv" in operators
+    assert "Conv" not in operators
 
 
 def test_limits_of_the_verification():

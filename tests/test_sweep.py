@@ -144,6 +144,19 @@ def test_status_trains_nothing(capsys):
     assert capsys.readouterr().out == "mine: 1 runs: 1 complete\n"
 
 
+def test_study_of_another_search_is_left_alone(capsys):
+    sweep(["mine", f"{OPTIONS} --trainer.max_epochs 1", LR, "--trials=1"])
+    path = Path("mine/search.yaml")
+    path.write_text(path.read_text().replace("trials: 1", "trials: 2"))
+    sweep(["mine"])  # more trials are the same search
+    path.write_text(path.read_text().replace("1e-1", "1e-2"))
+    with pytest.raises(SystemExit) as end:
+        sweep(["mine"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith(" searches other options: name another --study\n")
+    assert len(study_of("mine").get_trials()) == 2
+
+
 def test_stopped_search_ends_as_one_that_was_not_stopped():
     options = [f"{OPTIONS} --trainer.max_epochs 8", LR, BATCH, "--trials=4"]
     process = subprocess.Popen([sys.executable, REPOSITORY / "scripts/sweep.py", "mine", *options])

@@ -23,6 +23,7 @@ several times or on several machines, shares the work. After SIGKILL, the same c
 once, at the end, and becomes best.yaml, a recipe for scripts/fit.py.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ from cnn_lightning.cli.studies import (
 )
 from cnn_lightning.cli.trial_process import Work
 from cnn_lightning.cli.workers import work_on
+from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting.plots import read_scalars
 from cnn_lightning.studies.pictures import write_pictures
 from cnn_lightning.studies.samplers import seeded
@@ -59,7 +61,8 @@ from cnn_lightning.studies.trials import ERROR, KEY, PRUNED, counting, enqueue, 
 
 # Attributes of a trial: its checkpoint, and its config.yaml as text.
 CHECKPOINT, CONFIG = "checkpoint", "config"
-TESTED = "tested"  # attribute of the study: number of the trial that was tested
+# Attributes of the study: the number of the trial that was tested, and a digest of what is searched.
+TESTED, SEARCH = "tested", "search"
 
 
 @command
@@ -121,8 +124,18 @@ class Sweep(Work):
         return None if self.search.sampler == "grid" else seeded(self.search.sampler, self.search.seed)
 
     def enqueue_missing(self, study: Study) -> None:
-        """Add the trials that the study has not got; one that failed is not tried again."""
+        """Add the trials that the study has not got; one that failed is not tried again.
+
+        Raises:
+            UsageError: The study is of another search.
+        """
+        asked = hashlib.sha256(repr((self.search.space, self.search.words)).encode()).hexdigest()
         with FileLock(self.results / ".lock"):
+            if study.user_attrs.get(SEARCH, asked) != asked:
+                raise UsageError(
+                    f"the study {self.source.name} in {self.source} searches other options: name another --study"
+                )
+            study.set_user_attr(SEARCH, asked)
             known = tasks_of(study.get_trials(deepcopy=False))
             combinations = self.search.space.grid() if self.search.sampler == "grid" else [{}] * self.search.size
             for key, parameters in zip(self.names, combinations, strict=True):

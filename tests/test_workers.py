@@ -62,7 +62,7 @@ def assert_each_cell_trained_once(trials):
     assert {*trained.values()} == {1}
 
 
-def assert_same_as(whole(epochs), folder, trials):
+def assert_same_as(whole, folder, trials):
     """The same rows and runs, to the bit, and each cell is complete once, whatever was killed."""
     assert rows_of(folder) == rows_of(whole)
     tasks = tasks_of(trials)

@@ -64,7 +64,8 @@ def written(folder):
 def test_pictures_and_importance(tmp_path, drawn):
     before = dict(mpl.rcParams)
     study = study_of(40, by_lr)
-    lines = write_pictures(study, tmp_path, "val/loss")
+    *lines, note = write_pictures(study, tmp_path, "val/loss")
+    assert note.strip() == "among the 40 complete trials"
     assert written(tmp_path) == PICTURES
     for name in PICTURES:
         with Image.open(tmp_path / name) as picture:
@@ -142,7 +143,7 @@ def test_pictures_that_cannot_be_drawn_are_named(tmp_path):
     (line,), same = lines_of(study_of(5, lambda number, values: 0.5), "same")
     assert same == {"history.png", "parallel.png"}
     assert "no importance.png: it needs two complete trials with different values" in line
-    lines, two = lines_of(study_of(2, by_lr), "two")
+    (*lines, _), two = lines_of(study_of(2, by_lr), "two")
     assert two == PICTURES
     assert all(line.startswith("importance") for line in lines)
     # One infinite value among finite ones is in the table alone.

@@ -65,9 +65,10 @@ def write_pictures(study: Study, folder: Path, value_name: str = "value") -> lis
         _save(lambda: _parallel(study, differing, value_name), folder / "parallel.png", 2.5 + 1.4 * len(differing), 5)
         if len({trial.value for trial in finished}) == 1:
             return ["no importance.png: it needs two complete trials with different values"]
-        _save(lambda: _importance(study, differing), folder / "importance.png", 6.4, 1.2 + 0.4 * len(differing))
+        _save(lambda: _importance(study, differing, len(finished)), folder / "importance.png", 6.4, 1.2 + 0.4 * len(differing))
         importance = get_param_importances(study, params=differing)
-    return [f"importance {share:4.0%}  {name}" for name, share in importance.items()]
+    lines = [f"importance {share:4.0%}  {name}" for name, share in importance.items()]
+    return [*lines, f"           among the {len(finished)} complete trials"]
 
 
 def _rows(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
@@ -112,9 +113,9 @@ def _history(study: Study, value_name: str) -> Axes:
     return axes
 
 
-def _importance(study: Study, names: list[str]) -> Axes:
+def _importance(study: Study, names: list[str], trials: int) -> Axes:
     axes = plot_param_importances(study, params=names)
-    _restyle(axes, "importance", "")
+    _restyle(axes, f"importance, among {trials} complete trials", "")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.grid(visible=False, axis="y")
     if legend := axes.get_legend():

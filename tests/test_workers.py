@@ -88,6 +88,15 @@ def runs_of(folder):
     return {path.parents[3].name: path.parents[1] for path in folder.glob("logs/*/*/*/checkpoints/last.ckpt")}
 
 
+def saved_since(folder, moment):
+    """Whether a run has saved a checkpoint since then, so that a kill finds it in the middle."""
+    for path in folder.glob("logs/*/*/*/checkpoints/last.ckpt"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime > moment:
+                return True
+    return False
+
+
 def kill(command, what):
     """Kill a command alone, the process of a trial alone, or everything as if the machine had gone."""
     processes = psutil.Process(command.pid).children(recursive=True)
@@ -130,14 +139,14 @@ def test_kills_lose_nothing_double_nothing_change_nothing(whole, tmp_path, kills
     folder, choose = tmp_path / "mine", random.Random(kills)
     write_grid(folder, epochs)
     commands = [start(folder), start(folder)]
-    killed = Counter()
+    killed, last = Counter(), 0.0
     while sum(killed.values()) < kills and not all_done(folder):
         time.sleep(choose.uniform(0.2, 2))
-        began = [trial for trial in trials_of(folder) if trial.state == TrialState.RUNNING]
         what, command = choose.choice(["command", "trial", "machine"]), choose.choice(commands)
-        if began and command.poll() is None:
+        if saved_since(folder, last) and command.poll() is None:
             kill(command, what)
             killed[what] += 1
+            last = time.time()
         commands = [command if command.poll() is None else start(folder) for command in commands]
     assert sum(killed.values()) == kills, "the runs ended before"
     codes = [command.wait(timeout=600) for command in commands]
@@ -185,6 +194,7 @@ def test_process_that_died_as_it_took_a_trial(tmp_path):
 def test_lost_machines_and_a_restarted_database_change_nothing(whole, tmp_path, kills, epochs):
     """Machines with a common folder lose their power at random moments, and the database is stopped and started."""
     folder, choose, killed = tmp_path / "mine", random.Random(kills), 0
+    last = 0.0
     write_grid(folder, epochs)
     with Machines(2) as machines:
 
@@ -192,17 +202,13 @@ def test_lost_machines_and_a_restarted_database_change_nothing(whole, tmp_path, 
             options = ("--jobs=2", "--grace=6", f"--storage={machines.urls[index]}")
             return start(folder, *options, popen=partial(machines.run, index))
 
-        def running():
-            trials = trials_of(folder, machines.server.url)
-            return sum(trial.state == TrialState.RUNNING for trial in trials)
-
         commands = [begin(0), begin(1)]
         while killed < kills and any(command.poll() is None for command in commands):
             time.sleep(choose.uniform(0.2, 2))
-            if running():
+            if saved_since(folder, last):
                 index = choose.randrange(2)
                 machines.kill(index)
-                killed += 1
+                killed, last = killed + 1, time.time()
                 if killed == kills // 2:
                     machines.server.stop()
                     time.sleep(3)

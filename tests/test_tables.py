@@ -46,7 +46,7 @@ def test_time_is_estimated_from_other_seeds_of_a_run_or_from_all_rows():
     assert [results.seconds(KEYS[index]) for index in (1, 4, 6)] == [30, 90, 60]
 
 
-@pytest.mark.parametrize("name", ["ablation", "mnist", "records"])
+@pytest.mark.parametrize("name", ["ablation", "mnist", "records", "searches"])
 def test_published_tables_follow_from_their_rows(name):
     """Nothing is left to train in docs/results: a recipe whose settings change is another run."""
     folder = REPOSITORY / "docs/results" / name

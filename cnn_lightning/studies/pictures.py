@@ -65,7 +65,12 @@ def write_pictures(study: Study, folder: Path, value_name: str = "value") -> lis
         _save(lambda: _parallel(study, differing, value_name), folder / "parallel.png", 2.5 + 1.4 * len(differing), 5)
         if len({trial.value for trial in finished}) == 1:
             return ["no importance.png: it needs two complete trials with different values"]
-        _save(lambda: _importance(study, differing, len(finished)), folder / "importance.png", 6.4, 1.2 + 0.4 * len(differing))
+        _save(
+            lambda: _importance(study, differing, len(finished)),
+            folder / "importance.png",
+            6.4,
+            1.2 + 0.4 * len(differing),
+        )
         importance = get_param_importances(study, params=differing)
     lines = [f"importance {share:4.0%}  {name}" for name, share in importance.items()]
     return [*lines, f"           among the {len(finished)} complete trials"]

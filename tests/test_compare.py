@@ -44,7 +44,7 @@ class TestRuns:
         assert float(row["test_acc"]) == pytest.approx(curves["test/acc"], abs=1e-6)
         assert float(row["val_acc"]) == pytest.approx(curves["epoch/val_acc"], abs=1e-6)
         assert float(row["test_loss"]) == pytest.approx(curves["test/loss"], abs=1e-6)
-        assert row["epoch"] == "2"
+        assert (row["epoch"], row["test"]) == ("2", "best")
         seconds, speeds = ([value for _, value in scalars(run)[f"time/{name}"]] for name in PACE)
         assert float(row["seconds"]) == pytest.approx(sum(seconds), abs=0.06)
         images = 2 * 1293  # of Digits' 1,797, without a fifth for tests and a tenth of the rest for validation
@@ -66,6 +66,17 @@ class TestRuns:
         # Older versions of filelock touch a lock that they take.
         files = [path for path in Path("logs").rglob("*") if path.is_file() and path.name != ".lock"]
         assert (Path("mine/table.csv").read_bytes(), {path: path.stat().st_mtime_ns for path in files}) == before
+
+    def test_last_epoch_is_tested_where_the_options_say_so(self, script):
+        options = f"{OPTIONS} --model.optimizer.lr 0.05 --model.lr_schedule null --trainer.max_epochs 8 --test last"
+        script.compare(["mine", "--nets", "MLP", "--data", "Digits", "--seeds", "0", "--options", options])
+        (row,) = rows()
+        (run,) = Path("logs/compare").glob("MLP-*/*/version_0")
+        curves = scalars(run)
+        assert (row["epoch"], row["test"]) == ("8", "last")
+        assert float(row["val_acc"]) == pytest.approx(curves["val/acc"][-1][1], abs=1e-6)
+        assert min(loss for _, loss in curves["val/loss"]) < curves["val/loss"][-1][1]
+        assert Path("mine/table.md").read_text().startswith("| Digits, last epoch, variant |")
 
     def test_resumes_where_it_was_stopped(self, script, capsys):
         """With the result of a comparison that nothing stopped."""

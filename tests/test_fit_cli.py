@@ -5,8 +5,11 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
+from cnn_lightning.checkpointing.safe_loading import read_checkpoint
+from cnn_lightning.checkpointing.settings import epoch_of
 from cnn_lightning.cli import hardware
 from cnn_lightning.cli.fit import fit
+from cnn_lightning.cli.run_folders import tested_checkpoint
 from tests.faults import assert_same_checkpoints
 
 SETTINGS = ("--data=MNIST", "--trainer.max_epochs=1", "--dashboard=false", "--trainer.enable_progress_bar=false")
@@ -71,3 +74,19 @@ def test_epochs_that_are_not_validated(train):
     assert "The last 1 of 3 epochs will not be validated" in train.output
     train("--data=MNIST", "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=2")
     assert "not be validated" not in train.output
+
+
+@pytest.mark.parametrize("test", ["best", "last"])
+def test_epoch_that_is_tested_is_said_before(test, capsys):
+    """The learning rate is so high that the last epoch is not the best."""
+    options = ("--data=Digits", "--model.net=MLP", "--model.optimizer.lr=0.05", "--model.lr_schedule=null")
+    run = fit([*options, "--trainer.max_epochs=8", "--trainer.accelerator=cpu", f"--test={test}"])
+    folder = run.checkpoint.parent
+    epochs = {name: epoch_of(read_checkpoint(folder / f"{name}.ckpt")) for name in ("best", "last")}
+    assert epochs["best"] < epochs["last"] == 8
+    assert run.checkpoint == folder / f"{test}.ckpt"
+    assert f"checkpoint  logs/MLP-Digits/version_0/checkpoints/{test}.ckpt\n" in capsys.readouterr().out
+    assert yaml.safe_load((run.folder / "config.yaml").read_text())["test"] == test
+    assert tested_checkpoint([run.folder.parent]).absolute() == run.checkpoint
+    weights, expected = run.model.state_dict(), read_checkpoint(run.checkpoint)["state_dict"]
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights.items())

@@ -11,8 +11,12 @@ from tests.conftest import REPOSITORY
 KEYS = [(name, data, seed, "0") for name in ("a", "b") for data in ("M", "F") for seed in ("0", "1", "2")]
 
 
-def row(key, acc, loss, seconds=60.0):
-    values = dict(zip(COLUMNS, key, strict=False)) | {"test_acc": acc, "test_loss": loss, "seconds": seconds}
+def row(key, acc, loss, seconds=60.0, test="best"):
+    values = (
+        {"test": test}
+        | dict(zip(COLUMNS, key, strict=False))
+        | {"test_acc": acc, "test_loss": loss, "seconds": seconds}
+    )
     values |= {"weights": 9406, "val_acc": 0.9, "epoch": 2, "images_per_second": 1000, "threads": 1}
     values |= {"options": "--x", "jobs": 1, "processor": "p", "torch": "2", "finished": "now"}
     return {name: str(values[name]) for name in COLUMNS}
@@ -36,6 +40,32 @@ def test_table_has_mean_and_sample_standard_deviation():
     with Path("mine/runs.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 7
     assert "| a | 74.00 ± 33.94 % |" in Path("mine/table.md").read_text()
+
+
+def test_no_table_mixes_best_and_last_epochs():
+    Path("mine").mkdir()
+    results = Results(Path("mine/runs.csv"), KEYS)
+    accuracies = zip(KEYS, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4), ("best", "last") * 3, strict=False)
+    results.save([row(key, acc, 0.1, test=test) for key, acc, test in accuracies])
+    best, last, *_ = Path("mine/table.md").read_text().split("\n\n")
+    assert best.startswith("| M, variant |")
+    assert "| a | 80.00 ± 14.14 % |" in best
+    assert last.startswith("| M, last epoch, variant |")
+    assert "| a | 80.00 % |" in last
+    assert "F, last epoch" in Path("mine/table.csv").read_text()
+    assert Results(Path("mine/runs.csv"), KEYS).all == results.all
+
+
+def test_rows_of_earlier_versions_are_of_the_best_epoch():
+    folder = Path("mine")
+    folder.mkdir()
+    results = Results(folder / "runs.csv", KEYS)
+    results.save([row(KEYS[0], 0.9, 0.1)])
+    rows = [{name: value for name, value in values.items() if name != "test"} for values in results.all.values()]
+    (folder / "old.csv").write_bytes(as_csv(rows))
+    old = Results(folder / "old.csv", KEYS)
+    assert old.all == results.all
+    assert [*old.all[KEYS[0]]] == [*COLUMNS]
 
 
 def test_time_is_estimated_from_other_seeds_of_a_run_or_from_all_rows():

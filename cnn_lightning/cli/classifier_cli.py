@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
@@ -104,6 +104,12 @@ class ClassifierCLI(LightningCLI):
             "--save_every_n_steps",
             type=PositiveInt | None,
             help="In training, also save the last checkpoint every so many optimizer steps, not only after an epoch.",
+        )
+        parser.add_argument(
+            "--test",
+            type=Literal["best", "last"],
+            default="best",
+            help="In training, the epoch that is tested in the end: that of the lowest val/loss, or the last.",
         )
         parser.add_argument(
             "--risk",

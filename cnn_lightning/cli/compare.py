@@ -17,7 +17,7 @@ The runs are trials of an Optuna study, in FOLDER/journal.log or in the database
 several times or on several machines, shares the work. Each finished run is saved at once, as a row of runs.csv, too;
 table.md, table.csv and accuracy.png summarise the rows, which are not measured again. After Ctrl-C, SIGTERM, SIGKILL or
 a failed run, the same command resumes, also in the middle of a run. Test accuracy is that of the epoch with the lowest
-validation loss.
+validation loss, or of the last epoch where options or recipe say --test last; these are in tables of their own.
 """
 
 import os
@@ -37,7 +37,7 @@ from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.checkpointing.settings import epoch_of
 from cnn_lightning.cli.exit_codes import OptionParser, command
 from cnn_lightning.cli.grid import Cell, digest_of, read_grid
-from cnn_lightning.cli.run_folders import make_folder, newest_best
+from cnn_lightning.cli.run_folders import make_folder, tested_checkpoint
 from cnn_lightning.cli.studies import (
     add_study_options,
     exit_if_failed,
@@ -187,18 +187,19 @@ def _waits(trials: Sequence[FrozenTrial]) -> bool:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Read the result of a run from its best checkpoint and its curves."""
-    best = newest_best(folder.glob("*-*"))
-    checkpoint, curves = read_run_checkpoint(best), plots.read_scalars(best.parents[1])
+    """Read the result of a run from the checkpoint that was tested, and from its curves."""
+    path = tested_checkpoint(folder.glob("*-*"))
+    checkpoint, curves = read_run_checkpoint(path), plots.read_scalars(path.parents[1])
     if missing := {"test/acc", "val/acc", "time/seconds"} - curves.keys():
         raise UsageError(f"{folder} has no {', '.join(sorted(missing))}: keep tests, checkpoints and curves enabled")
     seconds, speeds = (dict(curves[f"time/{name}"]) for name in ("seconds", "images_per_second"))
     total = sum(seconds.values())
     parameters = checkpoint.get("parameters")
     if parameters is None:  # version 0.1 did not save it, and had no networks of the user's
-        net = ImageClassifier.load_from_checkpoint(best, map_location="cpu").net
+        net = ImageClassifier.load_from_checkpoint(path, map_location="cpu").net
         parameters = sum(weight.numel() for weight in net.parameters())
     return {
+        "test": path.stem,
         "weights": parameters,
         "test_acc": round(curves["test/acc"][-1][1], 6),
         "test_loss": round(curves["test/loss"][-1][1], 6),

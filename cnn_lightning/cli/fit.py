@@ -1,4 +1,4 @@
-"""``scripts/fit.py``: train a network, keep its best and its last checkpoint, and test the best."""
+"""``scripts/fit.py``: train a network, keep its best and its last checkpoint, and test one of them."""
 
 import re
 import shlex
@@ -45,7 +45,7 @@ class Run:
 
     Args:
         folder: The folder of the run; None where nothing is saved.
-        checkpoint: The best checkpoint, which was tested; None where none was saved.
+        checkpoint: The checkpoint that was tested, best.ckpt unless --test is "last"; None where none was saved.
         metrics: "test/loss" and "test/acc", which is in [0, 1]; empty where nothing was tested.
         model: The ImageClassifier, with the weights that were tested.
         datamodule: The data module.
@@ -62,7 +62,7 @@ class Run:
 
 @command
 def fit(args: Sequence[str]) -> Run:
-    """Train a network, keep its best and its last checkpoint, and test the best.
+    """Train a network, keep its best and its last checkpoint, and test one of them.
 
     Args:
         args: Command-line arguments, or a dictionary of settings. Defaults to the arguments of this process.
@@ -70,18 +70,25 @@ def fit(args: Sequence[str]) -> Run:
     cli = FitCLI(args)
     with run_lock(cli.run) if cli.run and is_rank_zero() else nullcontext():
         train(cli)
-        best = Path(cli.best.best_model_path) if cli.best and cli.best.best_model_path else None
-        tested = cli.test(best)
+        checkpoint = cli.checkpoint_to_test()
+        tested = cli.test(checkpoint)
     trainer = cli.trainer
     if cli.run:
         print_rank_zero(f"run         {relative_path(cli.run)}")
-    if best:
-        print_rank_zero(f"checkpoint  {relative_path(best)}")
+    if checkpoint:
+        print_rank_zero(f"checkpoint  {relative_path(checkpoint)}")
     if isinstance(trainer.logger, TensorBoardLogger):
         words = [program("tensorboard"), "--logdir", relative_path(trainer.logger.save_dir)]
         print_rank_zero(f"curves      {shlex.join(words)}")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()} if tested else {}
-    return Run(cli.run and cli.run.absolute(), best and best.absolute(), metrics, cli.model, cli.datamodule, trainer)
+    return Run(
+        cli.run and cli.run.absolute(),
+        checkpoint and checkpoint.absolute(),
+        metrics,
+        cli.model,
+        cli.datamodule,
+        trainer,
+    )
 
 
 def train(cli: FitCLI) -> None:

@@ -57,7 +57,7 @@ class FitCLI(ClassifierCLI):
         self.last: LastCheckpoint | None = None
         self.run: Path | None = None
         self.resumes = False
-        super().__init__(args, "Train a network, keep its best and its last checkpoint, and test the best.", SaveConfig)
+        super().__init__(args, "Train a network, keep its best and its last checkpoint, and test one.", SaveConfig)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of training."""
@@ -137,6 +137,13 @@ class FitCLI(ClassifierCLI):
         # Pictures first: they draw before WeightAveraging puts the training weights back.
         callbacks_of(trainer).sort(key=lambda callback: not isinstance(callback, Pictures))
         return trainer
+
+    def checkpoint_to_test(self) -> Path | None:
+        """Return the checkpoint of the epoch that is to be tested; None where none was saved."""
+        if not self.best or not self.last:
+            return None
+        path = self.last.path if self.config.test == "last" else self.best.path
+        return path if path.exists() else None
 
     def callbacks(self, settings: Any) -> list[Callback]:
         """Return the callbacks of a run, besides those of the model, of the user, and SaveConfig."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -129,6 +130,17 @@ def newest_best(folders: Iterable[Path]) -> Path:
             raise UsageError(f"there is no best.ckpt in {where}, only last.ckpt: name {max(lasts, key=_saved_at)}")
         raise UsageError(f"there is no best.ckpt in {where}: train first with scripts/fit.py, or name a checkpoint")
     return max(paths, key=_saved_at)
+
+
+def tested_checkpoint(folders: Iterable[Path]) -> Path:
+    """Return the checkpoint that ``fit`` has tested, of the run whose best.ckpt was saved last.
+
+    Raises:
+        UsageError: There is none.
+    """
+    best = newest_best(folders)
+    config = yaml.safe_load((best.parents[1] / "config.yaml").read_text(encoding="utf-8"))
+    return best.with_name(f"{config.get('test', 'best')}.ckpt")
 
 
 def newest_last(folders: Iterable[Path]) -> Path | None:

@@ -13,7 +13,7 @@ The folder's search.yaml says what is searched. If it does not exist, it is writ
       data.batch_size: [64, 128, 256]                   choices
       model.net: {LeNetCNN: {kernel_size: [3, 5]}, MLP: {}}     choices, with settings of their own
     trials: 50                     how many; a grid has as many as there are combinations
-    metric: val/loss               or val/acc, of the epoch with the lowest validation loss
+    metric: val/loss               or val/acc, of the epoch with the lowest validation loss (or the last: --test)
     sampler: tpe                   or random, or grid
     pruner: halving                or none: after epochs 1, 2, 4, ... the worse half of the trials stops
     seed: 0                        of the sampler
@@ -40,7 +40,7 @@ from cnn_lightning.checkpointing.files import write_file
 from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.cli.evaluate import evaluate
 from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command
-from cnn_lightning.cli.run_folders import make_folder, newest_best
+from cnn_lightning.cli.run_folders import make_folder, tested_checkpoint
 from cnn_lightning.cli.search import CHOICES, Search, read_search
 from cnn_lightning.cli.studies import (
     add_study_options,
@@ -151,12 +151,12 @@ class Sweep(Work):
         return words
 
     def result(self, trial: FrozenTrial, folder: Path) -> tuple[float, Mapping[str, Any]]:
-        """Return the metric of the epoch with the lowest validation loss, the checkpoint and the settings."""
-        best = newest_best(folder.glob("*-*"))
-        step = read_run_checkpoint(best)["global_step"]
-        value = dict(read_scalars(best.parents[1])[self.search.metric])[step]
-        config = (best.parents[1] / "config.yaml").read_text(encoding="utf-8")
-        return value, {CHECKPOINT: str(best.absolute()), CONFIG: config}
+        """Return the metric of the epoch that is tested, the checkpoint and the settings."""
+        path = tested_checkpoint(folder.glob("*-*"))
+        step = read_run_checkpoint(path)["global_step"]
+        value = dict(read_scalars(path.parents[1])[self.search.metric])[step]
+        config = (path.parents[1] / "config.yaml").read_text(encoding="utf-8")
+        return value, {CHECKPOINT: str(path.absolute()), CONFIG: config}
 
     def report(self, study: Study, ended: Sequence[FrozenTrial]) -> None:
         """Print a line for each trial that has ended, with the best so far and the time left."""

@@ -14,8 +14,8 @@ from cnn_lightning.reporting import plots
 
 # Columns of runs.csv; the first four are the key of a run.
 COLUMNS = (
-    "variant", "data", "seed", "digest", "options", "weights", "test_acc", "test_loss", "val_acc", "epoch", "seconds",
-    "images_per_second", "threads", "jobs", "processor", "torch", "finished",
+    "variant", "data", "seed", "digest", "options", "test", "weights", "test_acc", "test_loss", "val_acc", "epoch",
+    "seconds", "images_per_second", "threads", "jobs", "processor", "torch", "finished",
 )  # fmt: skip
 DECIMALS = {"test_acc": 6, "test_loss": 5, "seconds": 1, "images_per_second": None}  # of the means in table.csv
 Key = tuple[str, ...]
@@ -37,9 +37,12 @@ class Results:
     def __init__(self, path: Path, keys: Sequence[Key]) -> None:
         self.path, self.keys = path, keys
         lines = list(csv.reader(path.read_text("utf-8", "replace").splitlines())) if path.exists() else [[*COLUMNS]]
-        if not lines or tuple(lines[0]) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
+        columns = tuple(lines[0]) if lines else ()
+        before = tuple(name for name in COLUMNS if name != "test")  # when only the best epoch was ever tested
+        if columns not in (COLUMNS, before) or any(len(line) != len(columns) for line in lines):
             raise UsageError(f"{path} has other columns than this version writes: move it away")
-        self.all: dict[Key, Row] = {tuple(line[:4]): dict(zip(COLUMNS, line, strict=True)) for line in lines[1:]}
+        rows = [{"test": "best"} | dict(zip(columns, line, strict=True)) for line in lines[1:]]
+        self.all: dict[Key, Row] = {tuple(row[n] for n in COLUMNS[:4]): {n: row[n] for n in COLUMNS} for row in rows}
 
     @property
     def rows(self) -> dict[Key, Row]:
@@ -70,7 +73,7 @@ def summarize(rows: Iterable[Row]) -> Summaries:
     """Compute means over the seeds, and the sample standard deviation of the accuracy, None for one seed."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row["data"], row["variant"]].append(row)
+        groups[_title(row), row["variant"]].append(row)
     summaries: Summaries = {}
     for (data, variant), runs in groups.items():
         values = {name: [float(run[name]) for run in runs] for name in DECIMALS}
@@ -80,6 +83,11 @@ def summarize(rows: Iterable[Row]) -> Summaries:
         accuracy = {"test_acc": means.pop("test_acc"), "test_acc_sd": deviation}
         summaries[data, variant] = {**group, **accuracy, **means}
     return summaries
+
+
+def _title(row: Row) -> str:
+    """Name the table of a row: no table mixes best and last epochs."""
+    return row["data"] if row["test"] == "best" else f"{row['data']}, last epoch".removeprefix(", ")
 
 
 def as_csv(rows: Collection[Mapping[str, Any]]) -> bytes:

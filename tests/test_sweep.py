@@ -92,8 +92,10 @@ def test_best_trial_is_tested_once_and_its_recipe_trains_it_again(capsys):
         checkpoint = Path(trial.user_attrs[CHECKPOINT])
         curves = scalars(checkpoint.parents[1])
         assert "test/acc" not in curves
-        value = trial.value if trial is best else dict(curves["val/loss"])[read_checkpoint(checkpoint)["global_step"]]
+        value = dict(curves["val/loss"])[read_checkpoint(checkpoint)["global_step"]]
         assert value == min(loss for _, loss in curves["val/loss"])
+        if trial.state == TrialState.COMPLETE:
+            assert trial.value == value
     assert best.value == min(trial.value for trial in trials if trial.state == TrialState.COMPLETE)
     name = f"trial {int(best.user_attrs[KEY])}"
     assert f"best        {name} (val/loss {best.value:.4f}: " in output
@@ -101,12 +103,12 @@ def test_best_trial_is_tested_once_and_its_recipe_trains_it_again(capsys):
     for picture in ("history", "importance", "parallel"):
         assert Path(f"mine/{picture}.png").stat().st_size > 1000
 
-    report = Path("mine/report/report.html")
+    report = Path(f"mine/report_{name.replace(' ', '_')}/report.html")
     before = report.stat().st_mtime_ns
     sweep(["mine"])
     output = capsys.readouterr().out
     assert "6 trials, 6 of them done" in output
-    assert "tested      mine/report/report.html" in output
+    assert f"tested      {report}" in output
     assert report.stat().st_mtime_ns == before
 
     recipe = yaml.safe_load(Path("mine/best.yaml").read_text())
@@ -138,6 +140,7 @@ def test_status_trains_nothing(capsys):
     sweep([*one, "--status"])
     assert capsys.readouterr().out == "mine: 1 runs: 1 waiting\n"
     assert not Path("mine/runs").exists()
+    assert not Path("mine/search.yaml").exists()
     sweep(one)
     capsys.readouterr()
     sweep(["mine", "--status"])
@@ -225,4 +228,83 @@ def test_impossible_search_is_one_line_before_anything_is_trained(search, messag
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert message in errors
-    assert not Path("mine/runs").exists()
+    assert [*Path("mine").iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trials": 0}, "trials is 0, expected a number of at least 1"),
+        ({"trials": True}, "trials is True"),
+        ({"seed": -1}, "seed is -1, expected a number of at least 0"),
+        ({"sampler": "bayes"}, "sampler is bayes, expected tpe, random, grid"),
+        ({"options": 5}, "options: expected options as text"),
+        ({"options": None}, "options: expected options as text"),
+        ({"options": "--data 'x"}, "No closing quotation"),
+        ({"options": "--trainer.max_epochs 1"}, "expected a dataset for all trials"),
+        ({"search": None}, "got None as a search space"),
+        ({"epochs": 5}, "expected search, and no keys except"),
+    ],
+    ids=str,
+)
+def test_mistake_in_search_yaml_is_one_line(settings, message, capsys):
+    Path("mine").mkdir()
+    whole = {"options": OPTIONS.removeprefix("--options="), "search": {"model.optimizer.lr": "log 1e-4 1e-1"}}
+    Path("mine/search.yaml").write_text(yaml.safe_dump(whole | settings))
+    with pytest.raises(SystemExit) as end:
+        sweep(["mine"])
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert not Path("mine/journal.log").exists()
+
+
+def test_corrected_command_is_not_held_up_by_the_mistyped_one(capsys):
+    with pytest.raises(SystemExit):
+        sweep(["mine", OPTIONS, "--search=model.optimizer.lrr: log 1e-4 1e-1", "--trials=1"])
+    sweep(["mine", f"{OPTIONS} --trainer.max_epochs 1", LR, "--trials=1"])
+    assert "1 trials, 0 of them done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("postgres://me:secret@host/name", "not a URL of a database"),
+        ("postgresql://me:secret@host:54x/name", "not a URL of a database"),
+        ("postgresql://me:secret@127.0.0.1:9/name", "the database cannot be reached"),
+        ("mysql+nodriver://me:secret@host/name", "not a URL of a database"),
+        (".", "the journal file cannot be opened"),
+    ],
+)
+def test_wrong_storage_is_one_line_without_the_password(storage, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        sweep(["mine", f"{OPTIONS} --trainer.max_epochs 1", LR, f"--storage={storage}"])
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert "secret" not in errors
+
+
+def test_two_commands_test_the_best_trial_once():
+    options = [f"{OPTIONS} --trainer.max_epochs 1", LR, "--trials=4"]
+    command = [sys.executable, REPOSITORY / "scripts/sweep.py", "mine", *options]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(output.count("accuracy    ") for output in outputs) == [0, 1]
+    assert sum(output.count("tested      ") for output in outputs) == 1
+
+
+def test_more_trials_keep_the_report_of_the_earlier_best():
+    options = [f"{OPTIONS} --trainer.max_epochs 1", LR, "--sampler=random"]
+    sweep(["mine", *options, "--trials=2"])
+    path = Path("mine/search.yaml")
+    reports = {*Path("mine").glob("report_*/report.html")}
+    assert len(reports) == 1
+    path.write_text(path.read_text().replace("trials: 2", "trials: 8"))
+    sweep(["mine"])
+    assert {*Path("mine").glob("report_*/report.html")} > reports  # seed 0: a later one is better

@@ -15,9 +15,10 @@ if TYPE_CHECKING:  # importing Optuna takes a second, and most runs are no trial
 class PruneTrial(Callback):
     """Stops the run of a study's trial early by asynchronous successive halving.
 
-    After ``min_epochs``, ``min_epochs * reduction_factor``, ``min_epochs * reduction_factor**2``, ... epochs, a trial
-    continues only if it is among the best ``1 / reduction_factor`` of those that came so far. The first validation
-    after an epoch counts, also if it is within the next epoch. A run that no study has started is left alone.
+    The rungs are ``min_epochs``, ``min_epochs * reduction_factor``, ``min_epochs * reduction_factor**2``, ... epochs.
+    After a rung, a trial continues only if it is among the best ``1 / reduction_factor`` of those that came so far. The
+    first validation after a rung counts, also if it is epochs later, or within an epoch. A run that no study has
+    started is left alone.
 
     Rank 0 alone talks to the study. The callback of optuna-integration does not work with several processes
     (https://github.com/optuna/optuna/issues/6043).
@@ -65,12 +66,12 @@ class PruneTrial(Callback):
         self._stop_if_pruned(trainer, epoch)
 
     def _open(self) -> None:
-        from cnn_lightning.studies.storage import current_trial, patiently
+        from cnn_lightning.studies.storage import current_trial, trials_of
         from cnn_lightning.studies.trials import PRUNED
 
         self._trial = trial = current_trial()
         if trial:
-            frozen = patiently(lambda: trial.study.get_trials(deepcopy=False)[trial.number])
+            frozen = trials_of(trial.study)[trial.number]
             self._reported = {*frozen.intermediate_values}  # also those of the trial that this one follows
             self._pruned_at = frozen.user_attrs.get(PRUNED)
 
@@ -86,27 +87,33 @@ class PruneTrial(Callback):
         if epoch not in self._reported:
             patiently(lambda: trial.report(value, step=epoch))
             self._reported.add(epoch)
-        if self._pruned_at is None and not ends and self._is_rung(epoch) and self._is_behind(value, epoch):
+        rung = self._rung(epoch)
+        if self._pruned_at is None and not ends and rung and self._is_behind(value, rung):
             self._pruned_at = epoch
             patiently(lambda: trial.set_user_attr(PRUNED, epoch))
 
-    def _is_rung(self, epoch: int) -> bool:
+    def _rung(self, epoch: int) -> int | None:
+        """Return the last rung that is reached by this epoch, and was not by the one that was reported before."""
+        before = max((reported for reported in self._reported if reported < epoch), default=0)
         rung = self.min_epochs
-        while rung < epoch:
+        while rung * self.reduction_factor <= epoch:
             rung *= self.reduction_factor
-        return rung == epoch
+        return rung if before < rung <= epoch else None
 
-    def _is_behind(self, value: float, epoch: int) -> bool:
+    def _is_behind(self, value: float, rung: int) -> bool:
         """Compare a trial with those that came this far; Optuna's pruner counts a killed one and its follower twice."""
-        from cnn_lightning.studies.storage import patiently
+        from cnn_lightning.studies.storage import trials_of
         from cnn_lightning.studies.trials import KEY, tasks_of
 
         trial = self._trial
         assert trial is not None
-        tasks = tasks_of(patiently(lambda: trial.study.get_trials(deepcopy=False)))
+        tasks = tasks_of(trials_of(trial.study))
         tasks.pop(trial.user_attrs[KEY], None)
-        last = [trials[-1].intermediate_values for trials in tasks.values()]
-        values = sorted([value, *(values[epoch] for values in last if epoch in values)])
+        values = [value]
+        for trials in tasks.values():
+            reported = sorted(trials[-1].intermediate_values.items())
+            values += [loss for epoch, loss in reported if epoch >= rung][:1]
+        values.sort()
         if trial.study.direction.name == "MAXIMIZE":
             values.reverse()
         best = values[: max(1, len(values) // self.reduction_factor)]

@@ -40,6 +40,7 @@ from cnn_lightning.cli.grid import Cell, digest_of, read_grid
 from cnn_lightning.cli.run_folders import make_folder, tested_checkpoint
 from cnn_lightning.cli.studies import (
     add_study_options,
+    check_waiting,
     exit_if_failed,
     open_study,
     print_status,
@@ -52,6 +53,7 @@ from cnn_lightning.cli.workers import work_on
 from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting import plots
 from cnn_lightning.reporting.tables import COLUMNS, Results
+from cnn_lightning.studies.storage import trials_of
 from cnn_lightning.studies.trials import ERROR, KEY, counting, enqueue, error_of, follow, tasks_of
 
 ROW = "row"  # attribute of a trial: its row of runs.csv
@@ -114,22 +116,18 @@ class Grid(Work):
         """Add the rows of runs.csv that the study has not got, and a trial for each run without one, or that failed.
 
         Raises:
-            UsageError: The study has trials of another grid waiting.
+            UsageError: The study has other runs waiting.
         """
         with FileLock(self.table / ".lock"):
-            known = tasks_of(study.get_trials(deepcopy=False))
+            known = tasks_of(trials_of(study))
             for row_key, row in Results(self.table / "runs.csv", []).all.items():
                 key = "-".join(row_key)
-                if not counting(known.get(key, [])):
+                trial = counting(known.get(key, []))
+                if not trial or not trial.state.is_finished():
                     attributes = {KEY: key, ROW: row}
-                    study.add_trial(create_trial(value=float(row["val_acc"]), user_attrs=attributes))
-            known = tasks_of(study.get_trials(deepcopy=False))
-            others = [key for key, trials in known.items() if key not in self.names and _waits(trials)]
-            if others and self.source.is_database:  # in a journal file, they were taken out of grid.yaml
-                raise UsageError(
-                    f"the study {self.source.name} in {self.source} has runs of another grid waiting, as {others[0]}: "
-                    "name another study with --study"
-                )
+                    study.add_trial(create_trial(value=_number(row["val_acc"]), user_attrs=attributes))
+            known = tasks_of(trials_of(study))
+            check_waiting(self.source, known, self.names)
             for cell in self.cells:
                 trials = known.get(cell.name, [])
                 if not trials:
@@ -156,7 +154,7 @@ class Grid(Work):
     def results(self, study: Study) -> Results:
         """Write runs.csv and the tables from the study, and return the rows."""
         with FileLock(self.table / ".lock"):
-            done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            done = [trial for trial in trials_of(study) if trial.state == TrialState.COMPLETE]
             results = Results(self.table / "runs.csv", [cell.key for cell in self.cells])
             results.save({trial.user_attrs[KEY]: trial.user_attrs[ROW] for trial in done}.values())
             return results
@@ -164,7 +162,7 @@ class Grid(Work):
     def report(self, study: Study, ended: Sequence[FrozenTrial]) -> None:
         """Print a line for each run that has ended, and write runs.csv and the tables."""
         results = self.results(study)
-        tasks = tasks_of(study.get_trials(deepcopy=False))
+        tasks = tasks_of(trials_of(study))
         left = [cell for cell in self.cells if cell.key not in results.rows and not error_of(tasks[cell.name])]
         estimate = time_left(sum(results.seconds(cell.key) for cell in left) / self.jobs)
         for trial in ended:
@@ -181,9 +179,11 @@ class Grid(Work):
         return next(cell for cell in self.cells if cell.name == key)
 
 
-def _waits(trials: Sequence[FrozenTrial]) -> bool:
-    counts = counting(trials)
-    return bool(counts and counts.state == TrialState.WAITING)
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0  # of a row that was edited; the value of a trial is in no table
 
 
 def read_run(folder: Path) -> dict[str, Any]:

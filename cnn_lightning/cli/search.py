@@ -1,9 +1,9 @@
 """The search of ``sweep.py``: search.yaml, and the check of its options before anything is trained."""
 
 import argparse
+import hashlib
 import logging
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import yaml
 
 from cnn_lightning.checkpointing.files import write_file
 from cnn_lightning.cli.fit_cli import FitCLI
+from cnn_lightning.cli.grid import digest_of, split_options
 from cnn_lightning.data import ImageDataModule
 from cnn_lightning.errors import UsageError
 from cnn_lightning.studies.space import Space, merge, to_words
@@ -25,6 +26,8 @@ class Search:
     """What is searched.
 
     Args:
+        path: search.yaml, which need not exist yet.
+        settings: Its content.
         space: The options to search, with their values.
         words: Options of ``fit`` that are the same for all trials.
         trials: How many trials; a grid has one for each combination.
@@ -34,6 +37,8 @@ class Search:
         seed: Of the sampler.
     """
 
+    path: Path
+    settings: Mapping[str, Any]
     space: Space
     words: Sequence[str]
     trials: int
@@ -47,12 +52,29 @@ class Search:
         """The number of trials."""
         return len(self.space.grid()) if self.sampler == "grid" else self.trials
 
+    def digest(self) -> str:
+        """Hash what the trials have in common: the options, the recipe, and the search space."""
+        config = Path(self.settings.get("config") or "")
+        recipe = digest_of(config if config.is_file() else None, self.words)
+        return hashlib.sha256(repr((recipe, self.space, self.sampler == "grid")).encode()).hexdigest()
+
+    def save(self) -> None:
+        """Write search.yaml if it does not exist."""
+        if not self.path.exists():
+            text = yaml.safe_dump(dict(self.settings), sort_keys=False, allow_unicode=True, width=1000)
+            write_file(self.path, text.encode())
+
     def check(self) -> None:
         """Build network, dataset and Trainer with both ends of each range and each choice, and train nothing.
 
         Raises:
             UsageError: An option does not exist, or a value is impossible.
         """
+        named = {word.split("=")[0] for word in self.words} | {
+            f"--{parameter.option}" for parameter in self.space.parameters
+        }
+        if not named & {"--config", "--data"}:
+            raise UsageError("expected a dataset for all trials: change --options, as to --options='--data MNIST'")
         logging.disable(logging.INFO)  # Lightning says what fast_dev_run is
         try:
             for assignment in self.space.probes():
@@ -64,7 +86,7 @@ class Search:
 
 
 def read_search(path: Path, options: argparse.Namespace) -> Search:
-    """Read a search from a file; if it does not exist, it is written from the options.
+    """Read a search from a file; if it does not exist, from the options.
 
     Raises:
         UsageError: The file or an option is invalid, or they differ.
@@ -87,16 +109,15 @@ def read_search(path: Path, options: argparse.Namespace) -> Search:
     for name, choices in CHOICES.items():
         if settings.get(name, choices[0]) not in choices:
             raise UsageError(f"{path}: {name} is {settings[name]}, expected {', '.join(choices)}")
-    for name in ("trials", "seed"):
-        if not isinstance(number := settings.get(name, 0), int) or number < 0:
-            raise UsageError(f"{path}: {name} is {number}, expected a number of at least 0")
-    words = [*([f"--config={settings['config']}"] if "config" in settings else [])]
-    words += shlex.split(settings.get("options", ""))
-    search = Search(space, words, **{name: settings.get(name, default) for name, default in DEFAULTS.items()})
+    for name, least in (("trials", 1), ("seed", 0)):
+        if type(number := settings.get(name, DEFAULTS[name])) is not int or number < least:
+            raise UsageError(f"{path}: {name} is {number}, expected a number of at least {least}")
+    words = [f"--config={settings['config']}"] if settings.get("config") else []
+    words += split_options(settings.get("options", ""), f"{path}: options")
+    chosen: dict[str, Any] = {name: settings.get(name, default) for name, default in DEFAULTS.items()}
+    search = Search(path, settings, space, words, **chosen)
     try:
         search.space.grid() if search.sampler == "grid" else None
     except ValueError as error:
         raise UsageError(f"{error}: change --sampler") from error
-    if not path.exists():
-        write_file(path, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True, width=1000).encode())
     return search

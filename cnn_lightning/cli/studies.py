@@ -3,16 +3,19 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Literal
 
 from optuna import Study
+from optuna.trial import TrialState
 
 from cnn_lightning.cli.exit_codes import at_least_one
 from cnn_lightning.errors import UsageError
-from cnn_lightning.studies.storage import StudySource
-from cnn_lightning.studies.trials import WORKER, counting, error_of, tasks_of
+from cnn_lightning.studies.storage import StudySource, trials_of
+from cnn_lightning.studies.trials import WORKER, Tasks, counting, error_of, tasks_of
+
+GRACE = "grace"  # attribute of a study
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +45,30 @@ def open_study(source: StudySource) -> Study:
     """Open a study for a command.
 
     Raises:
-        UsageError: It cannot be opened.
+        UsageError: It cannot be opened, or other commands count a worker as dead after another time.
     """
     try:
-        return source.open(seconds=0)
+        study = source.open(seconds=0)
     except ValueError as error:
         raise UsageError(f"{error}: change --storage or --study") from error
+    if (grace := study.user_attrs.get(GRACE, source.grace)) != source.grace:
+        raise UsageError(f"the study {source.name} began with --grace {grace}: give the same, or name another --study")
+    study.set_user_attr(GRACE, source.grace)
+    return study
+
+
+def check_waiting(source: StudySource, tasks: Tasks, names: Container[str]) -> None:
+    """Check that no other runs wait in a database, where commands with other settings would take them.
+
+    Raises:
+        UsageError: Some do.
+    """
+    trials = {key: counting(trials) for key, trials in tasks.items() if key not in names}
+    others = [key for key, trial in trials.items() if trial and trial.state == TrialState.WAITING]
+    if others and source.is_database:  # in a journal file, they were taken out of the settings
+        raise UsageError(
+            f"the study {source.name} in {source} has other runs waiting, as {others[0]}: name another --study"
+        )
 
 
 def print_status(study: Study, names: Mapping[str, str]) -> None:
@@ -57,7 +78,7 @@ def print_status(study: Study, names: Mapping[str, str]) -> None:
         study: The study.
         names: The keys of the runs -> what to call them.
     """
-    tasks = tasks_of(study.get_trials(deepcopy=False))
+    tasks = tasks_of(trials_of(study))
     states, lines = Counter[str](), []
     for key, name in names.items():
         trials = tasks.get(key, [])
@@ -80,7 +101,7 @@ def exit_if_failed(study: Study, names: Mapping[str, str], what: str) -> None:
         names: The keys of its tasks -> what to call them.
         what: The words after the number of failures.
     """
-    tasks = tasks_of(study.get_trials(deepcopy=False))
+    tasks = tasks_of(trials_of(study))
     errors = {name: error_of(tasks.get(key, [])) for key, name in names.items()}
     if failed := [f"{name}: {error}" for name, error in errors.items() if error]:
         print(f"{len(failed)} {what}", *failed, sep="\n", file=sys.stderr)

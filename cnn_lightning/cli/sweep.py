@@ -23,7 +23,7 @@ several times or on several machines, shares the work. After SIGKILL, the same c
 once, at the end, and becomes best.yaml, a recipe for scripts/fit.py.
 """
 
-import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ from cnn_lightning.cli.run_folders import make_folder, tested_checkpoint
 from cnn_lightning.cli.search import CHOICES, Search, read_search
 from cnn_lightning.cli.studies import (
     add_study_options,
+    check_waiting,
     exit_if_failed,
     open_study,
     print_status,
@@ -57,6 +58,7 @@ from cnn_lightning.reporting.plots import read_scalars
 from cnn_lightning.studies.pictures import write_pictures
 from cnn_lightning.studies.samplers import seeded
 from cnn_lightning.studies.space import to_words
+from cnn_lightning.studies.storage import patiently, trials_of
 from cnn_lightning.studies.trials import ERROR, KEY, PRUNED, counting, enqueue, tasks_of
 
 # Attributes of a trial: its checkpoint, and its config.yaml as text.
@@ -83,17 +85,15 @@ def sweep(args: Sequence[str]) -> None:
     make_folder(options.folder, "the folder")
     search = read_search(options.folder / "search.yaml", options)
     source = study_source(options, options.folder, "minimize" if search.metric == "val/loss" else "maximize")
-    work = Sweep(source, options.folder / "runs", options.folder, search)
-    study = open_study(source)
+    work = Sweep(source, options.folder / "runs" / (options.study or ""), options.folder, search)
     if options.status:
-        print_status(study, work.names)
+        print_status(open_study(source), work.names)
         return
     search.check()
+    search.save()
+    study = open_study(source)
     work.enqueue_missing(study)
-    states = [
-        trial.state for trials in tasks_of(study.get_trials(deepcopy=False)).values() if (trial := counting(trials))
-    ]
-    done = sum(state.is_finished() for state in states)
+    done = sum(trial.state.is_finished() for trial in work.trials(study))
     print(f"{len(work.names)} trials, {done} of them done; results in {options.folder}", flush=True)
     work_on(work, study, options.jobs, lambda ended: work.report(study, ended))
     work.conclude(study)
@@ -123,20 +123,26 @@ class Sweep(Work):
         """What chooses the parameters of a trial; those of a grid are fixed."""
         return None if self.search.sampler == "grid" else seeded(self.search.sampler, self.search.seed)
 
+    def trials(self, study: Study) -> list[FrozenTrial]:
+        """Return the trials of this search that have not failed."""
+        tasks = tasks_of(trials_of(study))
+        return [trial for key in self.names if (trial := counting(tasks.get(key, [])))]
+
     def enqueue_missing(self, study: Study) -> None:
         """Add the trials that the study has not got; one that failed is not tried again.
 
         Raises:
             UsageError: The study is of another search.
         """
-        asked = hashlib.sha256(repr((self.search.space, self.search.words)).encode()).hexdigest()
+        asked = self.search.digest()
         with FileLock(self.results / ".lock"):
             if study.user_attrs.get(SEARCH, asked) != asked:
                 raise UsageError(
                     f"the study {self.source.name} in {self.source} searches other options: name another --study"
                 )
             study.set_user_attr(SEARCH, asked)
-            known = tasks_of(study.get_trials(deepcopy=False))
+            known = tasks_of(trials_of(study))
+            check_waiting(self.source, known, self.names)
             combinations = self.search.space.grid() if self.search.sampler == "grid" else [{}] * self.search.size
             for key, parameters in zip(self.names, combinations, strict=True):
                 if key not in known:
@@ -154,23 +160,25 @@ class Sweep(Work):
         """Return the metric of the epoch that is tested, the checkpoint and the settings."""
         path = tested_checkpoint(folder.glob("*-*"))
         step = read_run_checkpoint(path)["global_step"]
-        value = dict(read_scalars(path.parents[1])[self.search.metric])[step]
+        curves = read_scalars(path.parents[1])
+        if self.search.metric not in curves:
+            raise UsageError(f"{folder} has no {self.search.metric}: keep curves enabled")
+        value = dict(curves[self.search.metric])[step]
         config = (path.parents[1] / "config.yaml").read_text(encoding="utf-8")
         return value, {CHECKPOINT: str(path.absolute()), CONFIG: config}
 
     def report(self, study: Study, ended: Sequence[FrozenTrial]) -> None:
         """Print a line for each trial that has ended, with the best so far and the time left."""
-        trials = study.get_trials(deepcopy=False)
-        counts = [trial for trials in tasks_of(trials).values() if (trial := counting(trials))]
+        counts = self.trials(study)
         done = [trial for trial in counts if trial.state.is_finished()]
         left, running = len(counts) - len(done), sum(trial.state == TrialState.RUNNING for trial in counts)
         seconds = [trial.duration.total_seconds() for trial in done if trial.duration]
         best = best_of(study)
-        news = f"; best {best.value:.4f} of {self.names[best.user_attrs[KEY]]}" if best else ""
+        news = f"; best {best.value:.4f} of {_name(best)}" if best else ""
         news += time_left(sum(seconds) / len(seconds) * left / max(1, running)) if seconds else ""
         for trial in ended:
-            name = self.names[trial.user_attrs[KEY]]
-            print(f"[{self.search.size - left}/{self.search.size}] {name}: {self._end_of(trial)}{news}", flush=True)
+            size = self.search.size
+            print(f"[{size - left}/{size}] {_name(trial)}: {self._end_of(trial)}{news}", flush=True)
 
     def conclude(self, study: Study) -> None:
         """Test the best trial, if that was not done yet, and write best.yaml, the table and the pictures."""
@@ -178,26 +186,32 @@ class Sweep(Work):
         if not best:
             print("\nNo trial was trained to its end.")
             return
+        with FileLock(self.results / ".lock"):  # another command may end at the same time
+            self._conclude(study, best)
+
+    def _conclude(self, study: Study, best: FrozenTrial) -> None:
         header = f"# Purpose: The best of {self.search.size} trials of a search: {self._describe(best)}.\n"
         header += f"# Command: python scripts/fit.py --config {self.results / 'best.yaml'}\n"
         write_file(self.results / "best.yaml", (header + recipe_of(best.user_attrs[CONFIG])).encode())
         print("", *write_pictures(study, self.results, self.search.metric), sep="\n")
         print(f"best        {self._describe(best)}")
         print(f"recipe      {self.results / 'best.yaml'}")
-        if study.user_attrs.get(TESTED) != best.number:
+        report = self.results / f"report_{_name(best).replace(' ', '_')}"
+        if patiently(lambda: study.user_attrs).get(TESTED) != best.number:
             checkpoint = Path(best.user_attrs[CHECKPOINT])
             if not checkpoint.is_file():
                 print(
                     f"not tested  {checkpoint} is on the machine of {best.user_attrs['worker']}: type the command there"
                 )
                 return
-            evaluate([str(checkpoint), f"--report={self.results / 'report'}"])
-            study.set_user_attr(TESTED, best.number)
+            shutil.rmtree(report, ignore_errors=True)  # of a test that was interrupted
+            evaluate([str(checkpoint), f"--report={report}"])
+            patiently(lambda: study.set_user_attr(TESTED, best.number))
         else:
-            print(f"tested      {self.results / 'report' / 'report.html'}")
+            print(f"tested      {report / 'report.html'}")
 
     def _describe(self, trial: FrozenTrial) -> str:
-        return f"{self.names[trial.user_attrs[KEY]]} ({self.search.metric} {trial.value:.4f}: {_parameters(trial)})"
+        return f"{_name(trial)} ({self.search.metric} {trial.value:.4f}: {_parameters(trial)})"
 
     def _end_of(self, trial: FrozenTrial) -> str:
         if trial.state == TrialState.PRUNED:
@@ -212,8 +226,12 @@ class Sweep(Work):
 
 def best_of(study: Study) -> FrozenTrial | None:
     """Return the best of the trials that were trained to their end; None where no trial was."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    done = [trial for trial in trials_of(study) if trial.state == TrialState.COMPLETE]
     return study.best_trial if done else None
+
+
+def _name(trial: FrozenTrial) -> str:
+    return f"trial {int(trial.user_attrs[KEY])}"
 
 
 def recipe_of(config: str) -> str:

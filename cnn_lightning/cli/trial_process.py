@@ -20,6 +20,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from filelock import FileLock, Timeout
@@ -32,7 +33,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from cnn_lightning.cli.run_folders import newest_last
 from cnn_lightning.cli.terminal import relative_path
 from cnn_lightning.errors import UsageError
-from cnn_lightning.studies.storage import StudySource, patiently, trial_id
+from cnn_lightning.studies.storage import StudySource, patiently, trial_id, trials_of
 from cnn_lightning.studies.trials import BEGAN_AT, ERROR, KEY, PRUNED, STOPPED, WORKER, claim
 
 INTERRUPTED = tuple(128 + getattr(signal, name, 0) for name in ("SIGHUP", "SIGINT", "SIGTERM"))  # exit codes of fit
@@ -77,21 +78,22 @@ class Work(ABC):
 
     @contextmanager
     def claiming(self) -> Iterator[None]:
-        """Where locks tell who is alive: in this block, no running trial is without its lock by accident."""
+        """Hold the lock under which trials are claimed: a running trial whose own lock is free is then dead."""
         with nullcontext() if self.source.is_database else FileLock(self.logs / ".claim.lock"):
             yield
 
 
-def worker_name(pid: int) -> str:
-    """Return the name of a process of this machine."""
-    return f"{socket.gethostname()}:{pid}"
+def new_name() -> str:
+    """Return a name for a process, unique among all machines."""
+    return f"{socket.gethostname()}:{uuid4().hex[:8]}"
 
 
-def train_one(work: Work, environment: Mapping[str, str]) -> None:
+def train_one(work: Work, worker: str, environment: Mapping[str, str]) -> None:
     """Train one trial in this process, if one is waiting.
 
     Args:
         work: What it is trained for.
+        worker: Name of this process.
         environment: All environment variables; OMP_NUM_THREADS is the number of threads.
     """
     os.environ.clear()
@@ -110,14 +112,15 @@ def train_one(work: Work, environment: Mapping[str, str]) -> None:
         folder = work.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            stack.enter_context(_sign_of_life(work.source, trial.number))
+            stack.enter_context(_heartbeat(work.source, trial.number))
             # After the first heartbeat: Optuna never counts a trial without any as lost.
-            patiently(lambda: trial.set_user_attr(WORKER, worker_name(os.getpid())))
+            patiently(lambda: trial.set_user_attr(WORKER, worker))
             try:
                 # A suspended process loses its trial in a database; it stops when it notices.
                 stack.enter_context(work.lock(key).acquire(timeout=work.source.grace if work.source.is_database else 0))
             except Timeout:
-                end(study, trial, {ERROR: f"another process trains in {folder}: wait for it, or name other --logs"})
+                error = f"another process trains in {folder}: wait for it, or name other --logs"
+                end(study, trial, {STOPPED: True} if work.source.is_database else {ERROR: error})
                 return
             held = stack.pop_all()
     with held:
@@ -140,11 +143,15 @@ def _train(study: Study, trial: Trial, work: Work, folder: Path) -> None:
         elif code:
             raise UsageError(f"{last_error(output)} (full output in {relative_path(output)})")
         else:
-            frozen = patiently(lambda: study.get_trials(deepcopy=False)[trial.number])
+            frozen = trials_of(study)[trial.number]
             value, attributes = work.result(frozen, folder)
             state = TrialState.PRUNED if PRUNED in frozen.user_attrs else TrialState.COMPLETE
     except UsageError as error:
         attributes = {ERROR: str(error)}
+    except Exception as error:
+        with output.open("a") as file:
+            traceback.print_exc(file=file)
+        attributes = {ERROR: f"{type(error).__name__}: {error} (full output in {relative_path(output)})"}
     end(study, trial, attributes, state, value)
 
 
@@ -215,14 +222,14 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _sign_of_life(source: StudySource, number: int) -> Iterator[None]:
+def _heartbeat(source: StudySource, number: int) -> Iterator[None]:
     """Tell a database every few seconds that this process lives, and stop when another one has taken its trial."""
     if not source.is_database:
         yield  # the lock tells it
         return
-    storage = source.open_storage()
+    storage, ended = source.open_storage(), threading.Event()
     assert isinstance(storage, RDBStorage)
-    identifier, ended = trial_id(storage, source.name, number), threading.Event()
+    identifier = patiently(lambda: trial_id(storage, source.name, number))
     patiently(lambda: storage.record_heartbeat(identifier))
 
     def beat() -> None:

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -16,12 +16,13 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from cnn_lightning.cli.trial_process import Work, train_one, worker_name
+from cnn_lightning.cli.trial_process import Work, new_name, train_one
 from cnn_lightning.cores import own_cores
 from cnn_lightning.errors import UsageError
-from cnn_lightning.studies.storage import BEATS, patiently
-from cnn_lightning.studies.trials import KEY, WORKER, counting, follow_lost, tasks_of
+from cnn_lightning.studies.storage import BEATS, Result, patiently
+from cnn_lightning.studies.trials import KEY, WORKER, Tasks, counting, follow_lost, tasks_of
 
+FAILURES = 5
 POLL = 2.0  # seconds between two looks at the study
 
 
@@ -42,26 +43,30 @@ def work_on(work: Work, study: Study, jobs: int, report: Callable[[list[FrozenTr
     environment = {"OMP_NUM_THREADS": str(max(1, own_cores() // jobs))} | os.environ
     os.environ.update(environment)  # for the server from which the processes are forked
     context: Any = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    context.set_forkserver_preload(["cnn_lightning.cli.fit", "cnn_lightning.cli.trial_process"])
+    context.set_forkserver_preload(["cnn_lightning.cli.fit", type(work).__module__])
     watch = _Watch(work, study)
     ended: list[FrozenTrial] = []
+    failures = 0  # processes in a row that ended with an error before they had taken a trial
     with _processes() as processes:
         while (unfinished := watch.unfinished()) or ended:
             waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
             taken = {trial.user_attrs.get(WORKER) for trial in unfinished}
             starting = [worker for worker in processes if worker not in taken]
             for _ in range(min(jobs - len(processes), len(waiting) - len(starting))):
-                process = context.Process(target=train_one, args=(work, environment))
-                process.start()
-                processes[worker_name(process.pid or 0)] = process
+                worker = new_name()
+                processes[worker] = context.Process(target=train_one, args=(work, worker, environment))
+                processes[worker].start()
             if ended:
                 report(ended)  # while the next are trained
             # Without a process of its own, it waits for what others train.
             wait([process.sentinel for process in processes.values()], timeout=POLL if unfinished else 0)
-            gone = [worker for worker, process in processes.items() if not process.is_alive()]
+            gone = {worker: process for worker, process in processes.items() if not process.is_alive()}
             for worker in gone:
                 processes.pop(worker).join()
             ended = watch.ended_by(gone) if gone else []
+            failures = 0 if ended else failures + sum(process.exitcode != 0 for process in gone.values())
+            if failures > FAILURES:
+                raise UsageError("processes end before they take a run: see what they have printed above")
 
 
 @contextmanager
@@ -83,32 +88,43 @@ class _Watch:
     def __init__(self, work: Work, study: Study) -> None:
         self._work, self._study = work, study
         self._interval = max(1, work.source.grace // BEATS)
-        # After a loss of connection, and at the start, all others first need time to send a heartbeat.
         self._trust_from = time.monotonic() + 2 * self._interval
         self._nameless: dict[int, float] = {}  # running trials of unknown workers -> when they were noticed
 
     def unfinished(self) -> list[FrozenTrial]:
         """Return the waiting and the running trials, after those that were lost are waiting again."""
         self._fail_dead()
-        tasks = tasks_of(self._trials())
-        patiently(lambda: follow_lost(self._study, tasks))
-        trials = [counting(trials) for trials in tasks_of(self._trials()).values()]
+        tasks = self._tasks()
+        self._call(lambda: follow_lost(self._study, tasks))
+        trials = [counting(trials) for trials in self._tasks().values()]
         return [trial for trial in trials if trial and not trial.state.is_finished()]
 
-    def ended_by(self, workers: Iterable[str]) -> list[FrozenTrial]:
+    def ended_by(self, workers: Container[str]) -> list[FrozenTrial]:
         """Return the trials that some processes have ended, or left behind."""
-        trials = [trial for trial in self._trials() if trial.user_attrs.get(WORKER) in {*workers}]
-        for trial in trials:
-            if trial.state == TrialState.RUNNING:
-                self._fail(trial)
-        return trials
+        if self._work.source.is_database:
+            for trial in self._trials_of(workers):
+                if trial.state == TrialState.RUNNING:
+                    self._fail(trial)
+        else:
+            self._fail_dead()  # by their locks: where only multiprocessing's server was killed, a trial lives on
+        return [trial for trial in self._trials_of(workers) if trial.state.is_finished()]
+
+    def _trials_of(self, workers: Container[str]) -> list[FrozenTrial]:
+        return [trial for trial in self._trials() if trial.user_attrs.get(WORKER) in workers]
 
     def _trials(self) -> list[FrozenTrial]:
+        return self._call(lambda: self._study.get_trials(deepcopy=False))
+
+    def _tasks(self) -> Tasks:
+        return {key: trials for key, trials in tasks_of(self._trials()).items() if key in self._work.names}
+
+    def _call(self, call: Callable[[], Result]) -> Result:
+        """Read or write the study; after it was away, others first need time to send a heartbeat."""
         began = time.monotonic()
-        trials = patiently(lambda: self._study.get_trials(deepcopy=False))
+        result = patiently(call)
         if time.monotonic() - began > self._interval:
             self._trust_from = time.monotonic() + 2 * self._interval
-        return trials
+        return result
 
     def _fail_dead(self) -> None:
         running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING and KEY in trial.user_attrs]
@@ -123,9 +139,12 @@ class _Watch:
             return
         if time.monotonic() < self._trust_from:
             return
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            suppress(UsageError),
+        ):  # not again when the database is back: it knows nobody then
             warnings.simplefilter("ignore", ExperimentalWarning)
-            patiently(lambda: fail_stale_trials(self._study))
+            patiently(lambda: fail_stale_trials(self._study), seconds=0)
         # The connection broke while a process took a trial, so that it took another one.
         now = time.monotonic()
         nameless = {trial.number: trial for trial in running if WORKER not in trial.user_attrs}
@@ -136,4 +155,4 @@ class _Watch:
 
     def _fail(self, trial: FrozenTrial) -> None:
         with suppress(UpdateFinishedTrialError):  # another process was faster
-            patiently(lambda: self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))
+            self._call(lambda: self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))

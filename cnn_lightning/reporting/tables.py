@@ -50,8 +50,8 @@ class Results:
         return {key: self.all[key] for key in self.keys if key in self.all}
 
     def save(self, rows: Iterable[Row]) -> None:
-        """Replace all rows, and write the file and the tables if that changes anything."""
-        before, self.all = self.all, {tuple(row[name] for name in COLUMNS[:4]): row for row in rows}
+        """Add rows, or replace those of the same keys, and write the file if that changes anything, and the tables."""
+        before, self.all = self.all, self.all | {tuple(row[name] for name in COLUMNS[:4]): row for row in rows}
         if self.all != before:
             write_file(self.path, as_csv(self.all.values()))
         self.write_tables()

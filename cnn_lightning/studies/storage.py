@@ -6,7 +6,8 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import optuna
@@ -15,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -27,10 +28,12 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import NullPool
 
+from cnn_lightning.errors import UsageError
+
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 PATIENCE = 600.0  # seconds to wait for a database that is away
-BEATS = 6  # signs of life within the time after which a worker counts as dead
+BEATS = 6  # heartbeats within the time after which a worker counts as dead
 _TRIAL = "CNN_LIGHTNING_TRIAL"  # environment variable: the trial of this process
 
 
@@ -42,10 +45,10 @@ class StudySource:
         storage: Path of a journal file, or a URL of a database, such as "postgresql://user@host/name".
         name: Name of the study, unique in its storage.
         direction: "minimize" or "maximize", what the best value is.
-        grace: Seconds without a sign of life after which a worker counts as dead; used by databases only.
+        grace: Seconds without a heartbeat after which a worker counts as dead; used by databases only.
     """
 
-    storage: str
+    storage: str = field(repr=False)  # it may have a password
     name: str
     direction: Literal["minimize", "maximize"] = "minimize"
     grace: int = 60
@@ -56,8 +59,8 @@ class StudySource:
         return "://" in self.storage
 
     def __str__(self) -> str:
-        """The storage as it may be printed, without password."""
-        return make_url(self.storage).render_as_string() if self.is_database else self.storage
+        """The storage as it may be printed, without password and query."""
+        return make_url(self.storage).set(query={}).render_as_string() if self.is_database else self.storage
 
     def open_storage(self) -> BaseStorage:
         """Connect to the storage.
@@ -66,7 +69,10 @@ class StudySource:
             ValueError: It cannot be reached, or its driver is missing.
         """
         if not self.is_database:
-            return JournalStorage(JournalFileBackend(self.storage, _JournalLock(self.storage)))
+            try:
+                return JournalStorage(JournalFileBackend(self.storage, _JournalLock(self.storage)))
+            except OSError as error:
+                raise ValueError(f"the journal file cannot be opened ({error.strerror})") from error
         try:
             url = make_url(self.storage)
             if url.drivername == "postgresql":  # SQLAlchemy would take psycopg2
@@ -79,11 +85,12 @@ class StudySource:
                     heartbeat_interval=max(1, self.grace // BEATS),
                     grace_period=self.grace,
                 )
-        except (ArgumentError, NoSuchModuleError) as error:
-            raise ValueError(f"{self.storage} is not a URL of a database ({error})") from error
         except ImportError as error:
             reason = str(error.__cause__ or error)
-            raise ValueError(f"{reason}: for PostgreSQL, pip install 'cnn-lightning[postgres]'") from error
+            advice = "pip install 'cnn-lightning[postgres]'" if "psycopg" in reason else "install the database's driver"
+            raise ValueError(f"{reason}: {advice}") from error
+        except (ArgumentError, NoSuchModuleError, ValueError) as error:  # not the URL itself: it may have a password
+            raise ValueError(f"that is not a URL of a database ({type(error).__name__})") from error
 
     def open(self, sampler: BaseSampler | None = None, seconds: float = PATIENCE) -> optuna.Study:
         """Open the study, or create it.
@@ -122,12 +129,17 @@ def current_trial() -> Trial | None:
         return None
     source, number = json.loads(os.environ[_TRIAL])
     source = StudySource(**source)
-    return Trial(source.open(), trial_id(source.open_storage(), source.name, number))
+    return patiently(lambda: Trial(source.open(), trial_id(source.open_storage(), source.name, number)))
 
 
 def trial_id(storage: BaseStorage, study: str, number: int) -> int:
     """Return the identifier that the storage has given to a trial of a study."""
     return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study), number)
+
+
+def trials_of(study: optuna.Study) -> list[FrozenTrial]:
+    """Return all trials of a study, also if the database is away for a while."""
+    return patiently(lambda: study.get_trials(deepcopy=False))
 
 
 def patiently(call: Callable[[], Result], seconds: float = PATIENCE) -> Result:
@@ -138,7 +150,7 @@ def patiently(call: Callable[[], Result], seconds: float = PATIENCE) -> Result:
         seconds: How long to try.
 
     Raises:
-        ValueError: The database was away for so long.
+        UsageError: The database was away for so long.
     """
     began, clashes, is_away = time.monotonic(), 0, False
     while True:
@@ -147,7 +159,7 @@ def patiently(call: Callable[[], Result], seconds: float = PATIENCE) -> Result:
         except (OperationalError, InterfaceError, StorageInternalError) as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             if time.monotonic() - began >= seconds:
-                raise ValueError(f"the database cannot be reached: {reason}") from error
+                raise UsageError(f"the database cannot be reached: {reason}") from error
             if not is_away:
                 logger.warning("the database cannot be reached, trying for %.0f minutes: %s", seconds / 60, reason)
             is_away = True
@@ -163,11 +175,20 @@ class _JournalLock(JournalFileOpenLock):
 
     def __init__(self, journal: str) -> None:
         super().__init__(journal)
-        self._lock = FileLock(f"{journal}.lock")
+        self._journal, self._lock = Path(journal), FileLock(f"{journal}.lock")
 
     def acquire(self) -> bool:
         self._lock.acquire(poll_interval=0.01)
+        self._remove_torn_line()
         return True
+
+    def _remove_torn_line(self) -> None:
+        """Remove what a process that was killed has written of a line; Optuna would append to it, and never read on."""
+        with self._journal.open("rb+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    file.truncate(self._journal.read_bytes().rfind(b"\n") + 1)
 
     def release(self) -> None:
         self._lock.release()

@@ -1,8 +1,8 @@
 """Tasks of a study, which any number of processes share: each task is trained once, also after SIGKILL.
 
-A task has a key. Its first trial that has not failed is the one that counts; others of the same key are dropped. A
-trial whose process died, or was asked to stop, fails and is followed by one with the same parameters, which resumes its
-run.
+A task has a key. One of its trials counts, and others of the same key that wait are dropped, as where two machines add
+the same tasks. A trial whose process died, or was asked to stop, fails and is followed by one with the same parameters,
+which resumes its run.
 """
 
 import warnings
@@ -19,6 +19,7 @@ WORKER = "worker"  # HOST:PID of the process that trains it
 ERROR = "error"  # why it failed for good; one without it is followed by another
 STOPPED = "stopped"  # its process was asked to stop
 BEGAN_AT = "began_at"  # the checkpoint it began with, as text
+DROPPED = "dropped"  # it was one too many, and was never trained
 PRUNED = "pruned"  # the epoch after which it was pruned
 _OF_A_PROCESS = (WORKER, ERROR, STOPPED, BEGAN_AT)
 DEATHS = 3  # in a row, without a new checkpoint between them, are an error
@@ -27,17 +28,18 @@ Tasks = dict[str, list[FrozenTrial]]
 
 
 def tasks_of(trials: Iterable[FrozenTrial]) -> Tasks:
-    """Return the trials of each task, in the order of their numbers."""
+    """Return the trials of each task, in the order of their numbers; without those that were dropped."""
     tasks: Tasks = defaultdict(list)
     for trial in sorted(trials, key=lambda trial: trial.number):
-        if KEY in trial.user_attrs:
+        if KEY in trial.user_attrs and DROPPED not in trial.user_attrs:
             tasks[trial.user_attrs[KEY]].append(trial)
     return tasks
 
 
 def counting(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the trial of a task that counts; None where all have failed, and for no trial."""
-    return next((trial for trial in trials if trial.state != TrialState.FAIL), None)
+    """Return the trial of a task that counts: the first that is finished, else the first that has not failed."""
+    alive = [trial for trial in trials if trial.state != TrialState.FAIL]
+    return next((trial for trial in alive if trial.state.is_finished()), alive[0] if alive else None)
 
 
 def error_of(trials: list[FrozenTrial]) -> str | None:
@@ -99,5 +101,6 @@ def claim(study: Study, keys: Container[str]) -> Trial | None:
         first = counting(tasks_of(study.get_trials(deepcopy=False)).get(key, []))
         if first and first.number == trial.number and key in keys:
             return trial
+        trial.set_user_attr(DROPPED, True)
         study.tell(trial, state=TrialState.FAIL)
     return None

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cnn_lightning.cli import compare as compare_module
-from cnn_lightning.cli.grid import grid_cells
+from cnn_lightning.cli.grid import grid_cells, read_grid
 from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting.tables import COLUMNS
 from cnn_lightning.studies.storage import StudySource
@@ -66,6 +66,25 @@ class TestRuns:
         # Older versions of filelock touch a lock that they take.
         files = [path for path in Path("logs").rglob("*") if path.is_file() and path.name != ".lock"]
         assert (Path("mine/table.csv").read_bytes(), {path: path.stat().st_mtime_ns for path in files}) == before
+
+    def test_row_that_arrives_while_its_cell_waits_is_not_measured_again(self, script, capsys):
+        """As by git, where the journal file of the folder is not."""
+        asked = ("mine", "--nets", "MLP", "--data", "Digits", "--options", OPTIONS)
+        script.compare([*asked, "--seeds", "0"])
+        text = Path("mine/runs.csv").read_text()
+        Path("other").mkdir()
+        grid = yaml.safe_load(Path("mine/grid.yaml").read_text())
+        Path("other/grid.yaml").write_text(yaml.safe_dump(grid | {"seeds": [0, 1]}))
+        cells = read_grid(Path("other/grid.yaml"), {})
+        source = StudySource("other/journal.log", "other", "maximize")
+        script.Grid(source, Path("logs/other"), Path("other"), cells, 1).enqueue_missing(source.open())
+        Path("other/runs.csv").write_text(text)
+        capsys.readouterr()
+        script.compare(["other", "--logs", "logs/other"])
+        assert "2 runs, 1 of them done" in capsys.readouterr().out
+        assert Path("other/runs.csv").read_text().startswith(text)
+        assert len(rows("other/runs.csv")) == 2
+        assert len([*Path("logs/other").glob("MLP-*")]) == 1
 
     def test_last_epoch_is_tested_where_the_options_say_so(self, script):
         options = f"{OPTIONS} --model.optimizer.lr 0.05 --model.lr_schedule null --trainer.max_epochs 8 --test last"
@@ -224,7 +243,7 @@ class TestGrid:
 
 
 def test_a_run_that_left_no_result_says_what_is_missing(script, monkeypatch):
-    monkeypatch.setattr(script, "newest_best", lambda folders: Path("run/version_0/checkpoints/best.ckpt"))
+    monkeypatch.setattr(script, "tested_checkpoint", lambda folders: Path("run/version_0/checkpoints/best.ckpt"))
     monkeypatch.setattr(script, "read_run_checkpoint", lambda path: {})
     with pytest.raises(UsageError, match=r"run has no test/acc, time/seconds, val/acc: keep tests, checkpoints and"):
         script.read_run(Path("run"))

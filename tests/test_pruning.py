@@ -126,6 +126,16 @@ def test_killed_trial_and_its_follower_count_once(source, monkeypatch):
     assert run.trainer.current_epoch == trial_of(source, number).user_attrs[PRUNED] == 1
 
 
+def test_rung_without_validation_counts_at_the_next_one(source, monkeypatch):
+    """Rungs 1 and 2 count at epoch 3, rung 4 at epoch 6; the rival was validated after each epoch."""
+    rival(source.open(), {1: BETTER, 2: WORSE, 3: BETTER, 4: BETTER})
+    number = begin(source, monkeypatch)
+    fit([*SETTINGS, PRUNE, "--trainer.check_val_every_n_epoch=3", "--trainer.max_epochs=9"])
+    trial = trial_of(source, number)
+    assert trial.user_attrs[PRUNED] == 6
+    assert [*trial.intermediate_values] == [3, 6]
+
+
 @pytest.mark.parametrize("end", ["--trainer.max_epochs=2", "--trainer.max_steps=22"])
 def test_trial_that_ends_anyway_is_complete(end, source, monkeypatch):
     rival(source.open(), {1: WORSE, 2: BETTER})

@@ -1,6 +1,7 @@
 """compare.py by several commands at once, whatever is killed when."""
 
 import csv
+import os
 import random
 import subprocess
 import sys
@@ -98,14 +99,15 @@ def saved_since(folder, moment):
 
 
 def kill(command, what):
-    """Kill a command alone, the process of a trial alone, or everything as if the machine had gone."""
+    """Kill a command, a trial or the server of its processes alone, or everything as if the machine had gone."""
     processes = psutil.Process(command.pid).children(recursive=True)
     trials = [process for process in processes if len(processes) > 1 and process.ppid() != command.pid]
-    chosen = {"command": [], "trial": trials[:1], "machine": processes}[what]
+    servers = [process.parent() for process in trials[:1]]
+    chosen = {"command": [], "trial": trials[:1], "server": servers, "machine": processes}[what]
     with suppress(psutil.NoSuchProcess):
         for process in chosen:
             process.kill()
-    if what != "trial":
+    if what in ("command", "machine"):
         command.kill()
         command.wait()
 
@@ -142,7 +144,7 @@ def test_kills_lose_nothing_double_nothing_change_nothing(whole, tmp_path, kills
     killed, last = Counter(), 0.0
     while sum(killed.values()) < kills and not all_done(folder):
         time.sleep(choose.uniform(0.2, 2))
-        what, command = choose.choice(["command", "trial", "machine"]), choose.choice(commands)
+        what, command = choose.choice(["command", "trial", "server", "machine"]), choose.choice(commands)
         if saved_since(folder, last) and command.poll() is None:
             kill(command, what)
             killed[what] += 1
@@ -188,6 +190,30 @@ def test_process_that_died_as_it_took_a_trial(tmp_path):
         assert start(folder, "--grace=2", f"--storage={server.url}").wait(timeout=120) == 0
         states = [trial.state.name for trial in trials_of(folder, server.url)]
     assert states == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+
+
+def test_killed_server_of_processes_leaves_the_trial_alone(whole, tmp_path):
+    """The trial lives on, and is neither lost nor trained by two."""
+    folder = tmp_path / "mine"
+    write_grid(folder, epochs=60, cells=3)
+    command = start(folder)
+    while not saved_since(folder, 0):
+        time.sleep(0.05)
+    kill(command, "server")
+    assert command.wait(timeout=300) == 0, (folder / "output.txt").read_text()
+    trained = Counter(trial.user_attrs[KEY] for trial in trials_of(folder) if WORKER in trial.user_attrs)
+    assert {*trained.values()} == {1}
+    assert len(rows_of(folder)) == 3
+
+
+def test_processes_that_fail_at_once_are_not_started_forever(tmp_path):
+    folder = tmp_path / "mine"
+    write_grid(folder, epochs=1, cells=3)
+    command = start(folder, popen=partial(subprocess.Popen, env=os.environ | {"OMP_NUM_THREADS": "4,2"}))
+    assert command.wait(timeout=120) == 2
+    output = (folder / "output.txt").read_text()
+    assert output.endswith("error: processes end before they take a run: see what they have printed above\n")
+    assert "ValueError: invalid literal for int()" in output
 
 
 @pytest.mark.parametrize(("kills", "epochs"), [(2, 3), pytest.param(20, 60, marks=pytest.mark.campaign)])

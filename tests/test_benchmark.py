@@ -154,6 +154,7 @@ class TestNeighbours:
         rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("fast_mnist")]
         assert [row[:3] for row in rows] == [["fast_mnist", "alone", "0.25"], ["fast_mnist", "busy", "3.25"]]
 
+    @pytest.mark.slow
     def test_trains_in_a_new_process_with_its_variables(self):
         options = ["--data=Digits", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
         seconds, threads = neighbours.train(options, {"OMP_NUM_THREADS": "2"})

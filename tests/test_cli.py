@@ -293,6 +293,7 @@ class TestResume:
         assert again.resolve() == older.resolve()
         assert not newer.with_name("version_2").exists()
 
+    @pytest.mark.slow
     def test_after_ctrl_c_by_the_command_that_was_printed(self):
         """Also from a folder that is not the repository, with a space in the name of the runs' folder."""
         settings = ["--data=Digits", "--data.shift=2", "--model.net=WideCNN", "--model.net.width=4"]
@@ -533,6 +534,7 @@ class TestErrors:
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_one_epoch_of_mnist(capsys):
     """Measured 98.94, 98.90 and 98.97 % with seeds 0 to 2: the floor is far below that."""
     fit(["--data=MNIST", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"])

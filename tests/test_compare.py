@@ -97,6 +97,7 @@ class TestRuns:
         assert min(loss for _, loss in curves["val/loss"]) < curves["val/loss"][-1][1]
         assert Path("mine/table.md").read_text().startswith("| Digits, last epoch, variant |")
 
+    @pytest.mark.slow
     def test_resumes_where_it_was_stopped(self, script, capsys):
         """With the result of a comparison that nothing stopped."""
         settings = f"{OPTIONS} --trainer.max_epochs 16"
@@ -243,7 +244,7 @@ class TestGrid:
 
 
 def test_a_run_that_left_no_result_says_what_is_missing(script, monkeypatch):
-    monkeypatch.setattr(script, "tested_checkpoint", lambda folders: Path("run/version_0/checkpoints/best.ckpt"))
+    monkeypatch.setattr(script, "newest_tested", lambda folders: Path("run/version_0/checkpoints/best.ckpt"))
     monkeypatch.setattr(script, "read_run_checkpoint", lambda path: {})
     with pytest.raises(UsageError, match=r"run has no test/acc, time/seconds, val/acc: keep tests, checkpoints and"):
         script.read_run(Path("run"))

@@ -400,6 +400,7 @@ DRAWN = settings(
 
 @settings(DRAWN, max_examples=15)
 @given(values=random_settings(), seed=st.integers(0, 1000))
+@pytest.mark.slow
 def test_every_way_to_give_settings_makes_the_same_run(capsys, values, seed):
     check(values, random.Random(seed), capsys, ways=2)
 

@@ -26,6 +26,7 @@ def train_with_two(tmp_path, *args, **environment):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(tmp_path):
     """With double precision, in which what is equal in theory is so to many digits."""
     process = train_with_two(tmp_path, "--trainer.precision=64-true")
@@ -53,6 +54,7 @@ def test_two_processes_are_as_one(tmp_path):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.campaign)]
 )
+@pytest.mark.slow
 def test_two_processes_stop_and_resume_together(tmp_path, number, code):
     settings = ("--model.net=WideCNN", "--model.net.width=4", "--trainer.max_epochs=5", "--dashboard=false")
     process = train_with_two(tmp_path, *settings, PYTHONUNBUFFERED="1")

@@ -9,7 +9,7 @@ from cnn_lightning.checkpointing.safe_loading import read_checkpoint
 from cnn_lightning.checkpointing.settings import epoch_of
 from cnn_lightning.cli import hardware
 from cnn_lightning.cli.fit import fit
-from cnn_lightning.cli.run_folders import tested_checkpoint
+from cnn_lightning.cli.run_folders import newest_tested
 from tests.faults import assert_same_checkpoints
 
 SETTINGS = ("--data=MNIST", "--trainer.max_epochs=1", "--dashboard=false", "--trainer.enable_progress_bar=false")
@@ -87,6 +87,6 @@ def test_epoch_that_is_tested_is_said_before(test, capsys):
     assert run.checkpoint == folder / f"{test}.ckpt"
     assert f"checkpoint  logs/MLP-Digits/version_0/checkpoints/{test}.ckpt\n" in capsys.readouterr().out
     assert yaml.safe_load((run.folder / "config.yaml").read_text())["test"] == test
-    assert tested_checkpoint([run.folder.parent]).absolute() == run.checkpoint
+    assert newest_tested([run.folder.parent]).absolute() == run.checkpoint
     weights, expected = run.model.state_dict(), read_checkpoint(run.checkpoint)["state_dict"]
     assert all(torch.equal(weight, expected[name]) for name, weight in weights.items())

@@ -596,6 +596,7 @@ def test_checkpoints_hold_plain_values_that_build_it_again(pictures):
     assert saved["dataset"]["class_names"] == [*CLASSES]
 
 
+@pytest.mark.slow
 def test_commands(pets, in_new_process):
     """Fit, evaluate with a report, and predict where the folder is gone."""
 

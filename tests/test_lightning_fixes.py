@@ -238,6 +238,7 @@ def test_distributed_data_parallel_shares_buffers_in_validation(fixed, tmp_path,
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_an_integer_stays_an_integer(tmp_path):
     """In a new process, because the annotations are changed for good."""
     code = """

@@ -74,6 +74,7 @@ def picture():
     Image.fromarray(255 - data.part("test")[0][0, 0].numpy()).save("picture.png")
 
 
+@pytest.mark.slow
 def test_a_file_has_a_line_an_epoch_and_no_bar(call, picture):
     code, output, errors = call(FIT)
     assert (code, errors) == (0, "")

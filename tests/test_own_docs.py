@@ -61,6 +61,7 @@ def test_pictures_in_folders(typed):
     assert predicted.count("cat/") == 8
 
 
+@pytest.mark.slow
 def test_own_network(typed):
     fit, resume, evaluate, predict, compare, small = commands("A network")
     compare = compare.replace(" TwoLayerCNN --seeds 0 1 ", " --seeds 0 ")  # four runs take long
@@ -75,6 +76,7 @@ def test_own_network(typed):
     assert (sizes["in_channels"], sizes["num_classes"], sizes["image_size"]) == (3, 3, 64)
 
 
+@pytest.mark.slow
 def test_python_and_plain_program(typed):
     typed("python train.py")
     typed(commands("A network")[0])
@@ -89,6 +91,7 @@ def test_python_and_plain_program(typed):
         assert typed(f"python plain.py {best} {picture}").strip() == table[picture]
 
 
+@pytest.mark.slow
 def test_data_module_and_callback(typed):
     fit, evaluate = commands("A data module")
     assert "Training PetNet on Pets" in typed(fit)

@@ -211,6 +211,7 @@ def test_wrong_settings(name, value):
         PruneTrial(**{name: value})
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together(source, tmp_path):
     study = source.open()
     rival(study, {1: WORSE, 2: BETTER})

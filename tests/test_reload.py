@@ -51,6 +51,7 @@ def test_every_class_is_collected():
     assert {"--data=Digits", "--data=MNIST", "--data=FashionMNIST"} <= used
 
 
+@pytest.mark.slow
 def test_in_a_new_interpreter(train, images):
     short = ("--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1")
     paths = {settings[0]: f"{train(*settings, *short)}/checkpoints/best.ckpt" for settings in RUNS}

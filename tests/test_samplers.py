@@ -47,6 +47,7 @@ def study_of(name, seed, trials):
     return study
 
 
+@pytest.mark.slow
 def test_processes_draw_what_one_process_draws(tmp_path):
     journal = tmp_path / "journal.log"
     for name in NAMES:

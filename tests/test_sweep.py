@@ -79,6 +79,7 @@ def weights(checkpoint):
     return read_checkpoint(Path(checkpoint))["state_dict"]
 
 
+@pytest.mark.slow
 def test_best_trial_is_tested_once_and_its_recipe_trains_it_again(capsys):
     sweep(["mine", f"{OPTIONS} --trainer.max_epochs 5", LR, BATCH, "--trials=6", "--jobs=2"])
     output = capsys.readouterr().out
@@ -160,6 +161,7 @@ def test_study_of_another_search_is_left_alone(capsys):
     assert len(study_of("mine").get_trials()) == 2
 
 
+@pytest.mark.slow
 def test_stopped_search_ends_as_one_that_was_not_stopped():
     options = [f"{OPTIONS} --trainer.max_epochs 8", LR, BATCH, "--trials=4"]
     process = subprocess.Popen([sys.executable, REPOSITORY / "scripts/sweep.py", "mine", *options])
@@ -186,8 +188,8 @@ def test_stopped_search_ends_as_one_that_was_not_stopped():
 
 
 def test_trial_that_fails_fails_alone(capsys):
-    Path("mynet.py").write_text(OWN_NETWORKS)
-    nets = "--search=model.net: [mynet.Diverges, mynet.Raises, mynet.Killed, mynet.Allocates, mynet.Good]"
+    Path("faulty.py").write_text(OWN_NETWORKS)
+    nets = "--search=model.net: [faulty.Diverges, faulty.Raises, faulty.Killed, faulty.Allocates, faulty.Good]"
     with pytest.raises(SystemExit) as end:
         sweep(["mine", f"{OPTIONS} --trainer.max_epochs 2", nets, "--sampler=grid", "--pruner=none"])
     assert end.value.code == 1
@@ -202,7 +204,7 @@ def test_trial_that_fails_fails_alone(capsys):
     assert Path("mine/best.yaml").is_file()
     traceback = Path("mine/runs/0001/output.txt").read_text().splitlines()
     last = [line for line in traceback if line.lstrip().startswith("File ")][-1]
-    assert "mynet.py" in last
+    assert "faulty.py" in last
 
 
 @pytest.mark.parametrize(
@@ -289,6 +291,7 @@ def test_wrong_storage_is_one_line_without_the_password(storage, message, capsys
     assert "secret" not in errors
 
 
+@pytest.mark.slow
 def test_two_commands_test_the_best_trial_once():
     options = [f"{OPTIONS} --trainer.max_epochs 1", LR, "--trials=4"]
     command = [sys.executable, REPOSITORY / "scripts/sweep.py", "mine", *options]
@@ -299,6 +302,7 @@ def test_two_commands_test_the_best_trial_once():
     assert sum(output.count("tested      ") for output in outputs) == 1
 
 
+@pytest.mark.slow
 def test_more_trials_keep_the_report_of_the_earlier_best():
     options = [f"{OPTIONS} --trainer.max_epochs 1", LR, "--sampler=random"]
     sweep(["mine", *options, "--trials=2"])

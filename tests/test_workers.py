@@ -23,6 +23,7 @@ from tests.conftest import REPOSITORY
 from tests.faults import assert_same_result
 from tests.postgres import Machines, PostgreSQL
 
+pytestmark = pytest.mark.slow
 PACE = ("seconds", "images_per_second", "finished", "jobs", "threads")  # differ between equal runs
 OPTIONS = "--trainer.accelerator cpu --trainer.enable_model_summary false"
 COMPARE = [sys.executable, str(REPOSITORY / "scripts/compare.py")]

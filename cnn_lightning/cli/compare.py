@@ -37,7 +37,7 @@ from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.checkpointing.settings import epoch_of
 from cnn_lightning.cli.exit_codes import OptionParser, command
 from cnn_lightning.cli.grid import Cell, digest_of, read_grid
-from cnn_lightning.cli.run_folders import make_folder, tested_checkpoint
+from cnn_lightning.cli.run_folders import make_folder, newest_tested
 from cnn_lightning.cli.studies import (
     add_study_options,
     check_waiting,
@@ -188,7 +188,7 @@ def _number(text: str) -> float:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Read the result of a run from the checkpoint that was tested, and from its curves."""
-    path = tested_checkpoint(folder.glob("*-*"))
+    path = newest_tested(folder.glob("*-*"))
     checkpoint, curves = read_run_checkpoint(path), plots.read_scalars(path.parents[1])
     if missing := {"test/acc", "val/acc", "time/seconds"} - curves.keys():
         raise UsageError(f"{folder} has no {', '.join(sorted(missing))}: keep tests, checkpoints and curves enabled")

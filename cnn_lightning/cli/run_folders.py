@@ -132,7 +132,7 @@ def newest_best(folders: Iterable[Path]) -> Path:
     return max(paths, key=_saved_at)
 
 
-def tested_checkpoint(folders: Iterable[Path]) -> Path:
+def newest_tested(folders: Iterable[Path]) -> Path:
     """Return the checkpoint that ``fit`` has tested, of the run whose best.ckpt was saved last.
 
     Raises:

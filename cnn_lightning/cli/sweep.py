@@ -40,7 +40,7 @@ from cnn_lightning.checkpointing.files import write_file
 from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.cli.evaluate import evaluate
 from cnn_lightning.cli.exit_codes import OptionParser, at_least_one, command
-from cnn_lightning.cli.run_folders import make_folder, tested_checkpoint
+from cnn_lightning.cli.run_folders import make_folder, newest_tested
 from cnn_lightning.cli.search import CHOICES, Search, read_search
 from cnn_lightning.cli.studies import (
     add_study_options,
@@ -158,7 +158,7 @@ class Sweep(Work):
 
     def result(self, trial: FrozenTrial, folder: Path) -> tuple[float, Mapping[str, Any]]:
         """Return the metric of the epoch that is tested, the checkpoint and the settings."""
-        path = tested_checkpoint(folder.glob("*-*"))
+        path = newest_tested(folder.glob("*-*"))
         step = read_run_checkpoint(path)["global_step"]
         curves = read_scalars(path.parents[1])
         if self.search.metric not in curves:

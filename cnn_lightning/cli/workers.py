@@ -54,8 +54,13 @@ def work_on(work: Work, study: Study, jobs: int, report: Callable[[list[FrozenTr
             starting = [worker for worker in processes if worker not in taken]
             for _ in range(min(jobs - len(processes), len(waiting) - len(starting))):
                 worker = new_name()
-                processes[worker] = context.Process(target=train_one, args=(work, worker, environment))
-                processes[worker].start()
+                process = context.Process(target=train_one, args=(work, worker, environment))
+                try:
+                    process.start()
+                except (EOFError, OSError):  # multiprocessing's server was killed; it will start another one
+                    failures += 1
+                else:
+                    processes[worker] = process
             if ended:
                 report(ended)  # while the next are trained
             # Without a process of its own, it waits for what others train.

@@ -87,3 +87,10 @@ def test_published_tables_follow_from_their_rows(name):
     summaries = summarize(rows.values())
     assert as_markdown(summaries) == (folder / "table.md").read_text()
     assert as_csv(summaries.values()) == (folder / "table.csv").read_bytes()
+
+
+def test_run_that_took_no_time_has_a_place_in_the_plot():
+    """Rounded to a tenth of a second; a log axis warns of 0, and warnings are errors here."""
+    Path("mine").mkdir()
+    Results(Path("mine/runs.csv"), KEYS).save([row(KEYS[0], 0.9, 0.1, seconds=0.0)])
+    assert Path("mine/accuracy.png").stat().st_size > 1000

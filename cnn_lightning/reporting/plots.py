@@ -156,17 +156,21 @@ def accuracy_by_cost(results: Mapping[tuple[str, str], Mapping[str, Any]], path:
             for (of, variant), row in results.items():
                 if of == data:
                     style, pixels = styles[variant]
-                    bar = axes.errorbar(row[quantity], row["test_acc"], row["test_acc_sd"], lw=1, **style)
+                    bar = axes.errorbar(_positive(row[quantity]), row["test_acc"], row["test_acc_sd"], lw=1, **style)
                     for artist in bar.get_children() if quantity == "weights" else ():
                         artist.set_transform(artist.get_transform() + Affine2D().translate(pixels, 0))
             accuracy = f"test accuracy, {data}" if data else "test accuracy"
             tidy(axes, label, accuracy if quantity == "weights" else "")
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 600k: longer labels would overlap
-            costs = [row[quantity] for row in results.values()]
+            costs = [_positive(row[quantity]) for row in results.values()]
             low, high = axes.set_xlim(0.7 * min(costs), 1.4 * max(costs))
             axes.xaxis.set_minor_formatter(EngFormatter(sep="") if high < 10 * low else NullFormatter())
     save_figure(figure, path)
+
+
+def _positive(cost: float) -> float:
+    return max(cost, 0.05)  # seconds are rounded, to 0.0 for a short run, which a log axis cannot show
 
 
 def _styles(figure: Figure, variants: Sequence[str]) -> dict[str, tuple[dict[str, Any], float]]:

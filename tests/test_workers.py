@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from functools import cache, partial
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -18,7 +19,7 @@ from optuna.trial import TrialState
 from cnn_lightning.cli.compare import Grid
 from cnn_lightning.cli.grid import read_grid
 from cnn_lightning.studies.storage import StudySource
-from cnn_lightning.studies.trials import BEGAN_AT, KEY, WORKER, counting, tasks_of
+from cnn_lightning.studies.trials import BEGAN_AT, KEY, STOPPED, WORKER, counting, tasks_of
 from tests.conftest import REPOSITORY
 from tests.faults import assert_same_result
 from tests.postgres import Machines, PostgreSQL
@@ -193,8 +194,8 @@ def test_process_that_died_as_it_took_a_trial(tmp_path):
     assert states == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
 
 
-def test_killed_server_of_processes_leaves_the_trial_alone(whole, tmp_path):
-    """The trial lives on, and is neither lost nor trained by two."""
+def test_killed_server_of_processes_costs_no_trial(tmp_path):
+    """The trial lives on, or saves its state and is resumed; it is neither lost nor trained by two at a time."""
     folder = tmp_path / "mine"
     write_grid(folder, epochs=60, cells=3)
     command = start(folder)
@@ -202,9 +203,12 @@ def test_killed_server_of_processes_leaves_the_trial_alone(whole, tmp_path):
         time.sleep(0.05)
     kill(command, "server")
     assert command.wait(timeout=300) == 0, (folder / "output.txt").read_text()
-    trained = Counter(trial.user_attrs[KEY] for trial in trials_of(folder) if WORKER in trial.user_attrs)
-    assert {*trained.values()} == {1}
     assert len(rows_of(folder)) == 3
+    for trials in tasks_of(trials_of(folder)).values():
+        *stopped, last = trials
+        assert last.state == TrialState.COMPLETE
+        assert all(trial.user_attrs.get(STOPPED) for trial in stopped)
+        assert all(first.datetime_complete <= second.datetime_start for first, second in pairwise(trials))
 
 
 def test_processes_that_fail_at_once_are_not_started_forever(tmp_path):

@@ -111,7 +111,7 @@ class _Watch:
                 if trial.state == TrialState.RUNNING:
                     self._fail(trial)
         else:
-            self._fail_dead()  # by their locks: where only multiprocessing's server was killed, a trial lives on
+            self._fail_dead()  # by their locks: where multiprocessing's server was killed, a trial may still save
         return [trial for trial in self._trials_of(workers) if trial.state.is_finished()]
 
     def _trials_of(self, workers: Container[str]) -> list[FrozenTrial]:

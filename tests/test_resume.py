@@ -270,7 +270,15 @@ class TestSignal:
 
 
 class TestCutShort:
-    def test_max_time_says_how_to_resume(self, run, capsys):
+    def test_max_time_says_how_to_resume(self, run, capsys, monkeypatch):
+        class Slow(Callback):
+            """Lets time run out in the middle of an epoch of 6 steps: at its end, there would be nothing to say."""
+
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+                if trainer.global_step == 2:
+                    time.sleep(1.1)
+
+        add_callback(monkeypatch, Slow())
         settings = ("--model.lr_schedule=null", "--trainer.max_epochs=500")
         run("logs", *settings, "--trainer.max_time=00:00:00:01")
         printed = capsys.readouterr().out

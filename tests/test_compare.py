@@ -86,6 +86,20 @@ class TestRuns:
         assert len(rows("other/runs.csv")) == 2
         assert len([*Path("logs/other").glob("MLP-*")]) == 1
 
+    @pytest.mark.parametrize("value", ["nan", "", "high"])
+    def test_row_that_was_edited_counts_as_done(self, script, capsys, value):
+        Path("mine").mkdir()
+        grid = {"variants": {"MLP": "--model.net MLP"}, "data": ["Digits"], "seeds": [0]}
+        Path("mine/grid.yaml").write_text(yaml.safe_dump(grid))
+        (cell,) = read_grid(Path("mine/grid.yaml"), {})
+        row = dict.fromkeys(COLUMNS, "1") | dict(zip(COLUMNS, cell.key, strict=False))
+        with Path("mine/runs.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            table.writeheader()
+            table.writerow(row | {"test": "best", "val_acc": value})
+        script.compare(["mine"])
+        assert "1 runs, 1 of them done" in capsys.readouterr().out
+
     def test_last_epoch_is_tested_where_the_options_say_so(self, script):
         options = f"{OPTIONS} --model.optimizer.lr 0.05 --model.lr_schedule null --trainer.max_epochs 8 --test last"
         script.compare(["mine", "--nets", "MLP", "--data", "Digits", "--seeds", "0", "--options", options])

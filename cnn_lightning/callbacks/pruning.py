@@ -88,7 +88,7 @@ class PruneTrial(Callback):
             patiently(lambda: trial.report(value, step=epoch))
             self._reported.add(epoch)
         rung = self._rung(epoch)
-        if self._pruned_at is None and not ends and rung and self._is_behind(value, rung):
+        if self._pruned_at is None and not ends and rung and self._is_behind(trial, value, rung):
             self._pruned_at = epoch
             patiently(lambda: trial.set_user_attr(PRUNED, epoch))
 
@@ -100,13 +100,11 @@ class PruneTrial(Callback):
             rung *= self.reduction_factor
         return rung if before < rung <= epoch else None
 
-    def _is_behind(self, value: float, rung: int) -> bool:
+    def _is_behind(self, trial: "Trial", value: float, rung: int) -> bool:
         """Compare a trial with those that came this far; Optuna's pruner counts a killed one and its follower twice."""
         from cnn_lightning.studies.storage import trials_of
         from cnn_lightning.studies.trials import KEY, tasks_of
 
-        trial = self._trial
-        assert trial is not None
         tasks = tasks_of(trials_of(trial.study))
         tasks.pop(trial.user_attrs[KEY], None)
         values = [value]

@@ -34,7 +34,6 @@ import json
 import os
 import struct
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from datetime import datetime
@@ -55,7 +54,7 @@ from cnn_lightning.cli.fit_cli import FitCLI
 from cnn_lightning.cli.folder_benchmark import folder_benchmark
 from cnn_lightning.cli.hardware import choose_threads
 from cnn_lightning.cli.neighbours import neighbours
-from cnn_lightning.cli.race import race, recipe_settings
+from cnn_lightning.cli.race import now, race, recipe_settings
 from cnn_lightning.cli.run_folders import make_folder
 from cnn_lightning.cli.terminal import processor_name
 from cnn_lightning.data import MNIST, FashionMNIST
@@ -177,21 +176,15 @@ class Run(FitCLI):
     def note_time(self, trainer: Any, model: Any, batch: Any = None, index: int = WARM_UP) -> None:
         """Append the time to ``times``: before the first batch after the warm-up, after the epoch, and at the end."""
         if index == WARM_UP:
-            self.times.append(self.now())
-
-    def now(self) -> float:
-        """Return the time in seconds, after the device has finished all its work."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+            self.times.append(now(self.device))
 
     def time(self, batches: Iterator[tuple[Tensor, Tensor]], step: Callable[[Tensor, Tensor], None]) -> float:
         """Return the seconds of all steps after the warm-up."""
         for index, batch in enumerate(islice(batches, WARM_UP + self.steps)):
             if index == WARM_UP:
-                start = self.now()
+                start = now(self.device)
             step(*batch)
-        return self.now() - start
+        return now(self.device) - start
 
 
 def article(run: Run) -> float:

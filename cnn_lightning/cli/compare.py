@@ -20,8 +20,10 @@ a failed run, the same command resumes, also in the middle of a run. Test accura
 validation loss, or of the last epoch where options or recipe say --test last; these are in tables of their own.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -180,10 +182,11 @@ class Grid(Work):
 
 
 def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0  # of a row that was edited; the value of a trial is in no table
+    """Read the value of a trial, which is in no table; 0 where a row was edited."""
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    return 0.0
 
 
 def read_run(folder: Path) -> dict[str, Any]:

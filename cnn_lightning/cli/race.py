@@ -56,11 +56,9 @@ def race(device: str) -> dict[str, Any]:
     print(f"                  {mean(seconds):.2f} ± {stdev(seconds):.2f} s")
     print(f"official example  {accuracy:.2%}\n                  {peer[-1]['seconds']:.1f} s")
     reached = min(mean(accuracies), accuracy) >= GOAL
-    row = f"{datetime.now():%Y-%m-%d} | {mean(seconds):.2f} ± {stdev(seconds):.2f} s | {mean(accuracies):.2%} ± "
-    row += (
-        f"{stdev(accuracies):.2%} | {SEEDS} | {processor_name() if device == 'cpu' else torch.cuda.get_device_name()}"
-    )
-    print(f"| {row} |")
+    figures = f"{mean(seconds):.2f} ± {stdev(seconds):.2f} s | {mean(accuracies):.2%} ± {stdev(accuracies):.2%}"
+    machine = processor_name() if device == "cpu" else torch.cuda.get_device_name()
+    print(f"| {datetime.now():%Y-%m-%d} | {figures} | {SEEDS} | {machine} |")
     print(f"{ratio:.0f} times as fast" if reached else f"{GOAL:.0%} not reached by both")
     return {"fast_mnist": ours, "official_example": peer, "ratio": ratio}
 
@@ -84,12 +82,12 @@ class Clock(Callback):
         """Warm up, and start."""
         assert isinstance(pl_module, ImageClassifier)
         _warm_up(trainer, pl_module)
-        self._start = _now(pl_module)
+        self._start = now(pl_module.device.type)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Take the time, which is that of the last step in the end."""
         if trainer.is_last_batch:
-            self.seconds = _now(pl_module) - self._start
+            self.seconds = now(pl_module.device.type) - self._start
 
 
 def _warm_up(trainer: Trainer, model: ImageClassifier) -> None:
@@ -106,8 +104,9 @@ def _warm_up(trainer: Trainer, model: ImageClassifier) -> None:
     torch.random.set_rng_state(state)
 
 
-def _now(model: LightningModule) -> float:
-    if model.device.type == "cuda":
+def now(device: str) -> float:
+    """Return the time in seconds, after the device has finished all its work."""
+    if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 

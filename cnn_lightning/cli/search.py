@@ -70,10 +70,8 @@ class Search:
         Raises:
             UsageError: An option does not exist, or a value is impossible.
         """
-        named = {word.split("=")[0] for word in self.words} | {
-            f"--{parameter.option}" for parameter in self.space.parameters
-        }
-        if not named & {"--config", "--data"}:
+        searched = {f"--{parameter.option}" for parameter in self.space.parameters}
+        if not {"--config", "--data"} & ({word.split("=")[0] for word in self.words} | searched):
             raise UsageError("expected a dataset for all trials: change --options, as to --options='--data MNIST'")
         logging.disable(logging.INFO)  # Lightning says what fast_dev_run is
         try:

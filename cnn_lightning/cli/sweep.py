@@ -33,6 +33,7 @@ import yaml
 from filelock import FileLock
 from optuna import Study
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cnn_lightning.callbacks.pruning import PruneTrial
@@ -227,7 +228,8 @@ class Sweep(Work):
 def best_of(study: Study) -> FrozenTrial | None:
     """Return the best of the trials that were trained to their end; None where no trial was."""
     done = [trial for trial in trials_of(study) if trial.state == TrialState.COMPLETE]
-    return study.best_trial if done else None
+    best = max if study.direction == StudyDirection.MAXIMIZE else min
+    return best(done, key=lambda trial: trial.values[0], default=None)
 
 
 def _name(trial: FrozenTrial) -> str:

@@ -7,7 +7,6 @@ import os
 import re
 import runpy
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -20,7 +19,6 @@ from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from filelock import FileLock, Timeout
@@ -81,11 +79,6 @@ class Work(ABC):
         """Hold the lock under which trials are claimed: a running trial whose own lock is free is then dead."""
         with nullcontext() if self.source.is_database else FileLock(self.logs / ".claim.lock"):
             yield
-
-
-def new_name() -> str:
-    """Return a name for a process, unique among all machines."""
-    return f"{socket.gethostname()}:{uuid4().hex[:8]}"
 
 
 def train_one(work: Work, worker: str, environment: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Container, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
+from uuid import uuid4
 
 from filelock import Timeout
 from optuna import Study
@@ -16,13 +18,13 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from cnn_lightning.cli.trial_process import Work, new_name, train_one
+from cnn_lightning.cli.trial_process import Work, train_one
 from cnn_lightning.cores import own_cores
 from cnn_lightning.errors import UsageError
 from cnn_lightning.studies.storage import BEATS, Result, patiently
 from cnn_lightning.studies.trials import KEY, WORKER, Tasks, counting, follow_lost, tasks_of
 
-FAILURES = 5
+FAILURES = 5  # processes in a row that may end before they have taken a trial
 POLL = 2.0  # seconds between two looks at the study
 
 
@@ -46,14 +48,14 @@ def work_on(work: Work, study: Study, jobs: int, report: Callable[[list[FrozenTr
     context.set_forkserver_preload(["cnn_lightning.cli.fit", type(work).__module__])
     watch = _Watch(work, study)
     ended: list[FrozenTrial] = []
-    failures = 0  # processes in a row that ended with an error before they had taken a trial
+    failures = 0
     with _processes() as processes:
         while (unfinished := watch.unfinished()) or ended:
             waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
             taken = {trial.user_attrs.get(WORKER) for trial in unfinished}
             starting = [worker for worker in processes if worker not in taken]
             for _ in range(min(jobs - len(processes), len(waiting) - len(starting))):
-                worker = new_name()
+                worker = f"{socket.gethostname()}:{uuid4().hex[:8]}"  # unique among all machines
                 process = context.Process(target=train_one, args=(work, worker, environment))
                 try:
                     process.start()
@@ -144,10 +146,8 @@ class _Watch:
             return
         if time.monotonic() < self._trust_from:
             return
-        with (
-            warnings.catch_warnings(),
-            suppress(UsageError),
-        ):  # not again when the database is back: it knows nobody then
+        # Not again where the database is away: when it is back, nobody has sent a heartbeat.
+        with warnings.catch_warnings(), suppress(UsageError):
             warnings.simplefilter("ignore", ExperimentalWarning)
             patiently(lambda: fail_stale_trials(self._study), seconds=0)
         # The connection broke while a process took a trial, so that it took another one.

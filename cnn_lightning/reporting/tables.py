@@ -42,7 +42,7 @@ class Results:
         if columns not in (COLUMNS, before) or any(len(line) != len(columns) for line in lines):
             raise UsageError(f"{path} has other columns than this version writes: move it away")
         rows = [{"test": "best"} | dict(zip(columns, line, strict=True)) for line in lines[1:]]
-        self.all: dict[Key, Row] = {tuple(row[n] for n in COLUMNS[:4]): {n: row[n] for n in COLUMNS} for row in rows}
+        self.all: dict[Key, Row] = {_key(row): {name: row[name] for name in COLUMNS} for row in rows}
 
     @property
     def rows(self) -> dict[Key, Row]:
@@ -51,7 +51,7 @@ class Results:
 
     def save(self, rows: Iterable[Row]) -> None:
         """Add rows, or replace those of the same keys, and write the file if that changes anything, and the tables."""
-        before, self.all = self.all, self.all | {tuple(row[name] for name in COLUMNS[:4]): row for row in rows}
+        before, self.all = self.all, self.all | {_key(row): row for row in rows}
         if self.all != before:
             write_file(self.path, as_csv(self.all.values()))
         self.write_tables()
@@ -83,6 +83,10 @@ def summarize(rows: Iterable[Row]) -> Summaries:
         accuracy = {"test_acc": means.pop("test_acc"), "test_acc_sd": deviation}
         summaries[data, variant] = {**group, **accuracy, **means}
     return summaries
+
+
+def _key(row: Row) -> Key:
+    return tuple(row[name] for name in COLUMNS[:4])
 
 
 def _title(row: Row) -> str:

@@ -90,7 +90,7 @@ class StudySource:
             advice = "pip install 'cnn-lightning[postgres]'" if "psycopg" in reason else "install the database's driver"
             raise ValueError(f"{reason}: {advice}") from error
         except (ArgumentError, NoSuchModuleError, ValueError) as error:  # not the URL itself: it may have a password
-            raise ValueError(f"that is not a URL of a database ({type(error).__name__})") from error
+            raise ValueError(f"the storage is not a URL of a database ({type(error).__name__})") from error
 
     def open(self, sampler: BaseSampler | None = None, seconds: float = PATIENCE) -> optuna.Study:
         """Open the study, or create it.

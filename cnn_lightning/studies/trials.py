@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 # Attributes of a trial.
 KEY = "key"  # of its task
-WORKER = "worker"  # HOST:PID of the process that trains it
+WORKER = "worker"  # name of the process that trains it
 ERROR = "error"  # why it failed for good; one without it is followed by another
 STOPPED = "stopped"  # its process was asked to stop
 BEGAN_AT = "began_at"  # the checkpoint it began with, as text

@@ -24,6 +24,16 @@ def test_orthogonal_keeps_the_singular_vectors_and_equalises_the_singular_values
     assert (inside - inside.diag().diag()).abs().max() < 0.05
 
 
+def test_matrices_of_a_batch_do_not_mix():
+    matrices = torch.randn(3, 8, 72, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1, 1e3]).view(
+        3, 1, 1
+    )
+    alone = torch.stack([orthogonal(matrix, steps=5) for matrix in matrices])
+    torch.testing.assert_close(
+        orthogonal(matrices, steps=5), alone, rtol=0, atol=0.02
+    )  # bfloat16, where there is AVX-512
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_steps_as_muon_on_matrices_and_adamw_on_the_rest(memory_format):
     torch.manual_seed(0)

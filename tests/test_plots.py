@@ -5,6 +5,7 @@ from PIL import Image, ImageColor
 from torch.utils.tensorboard import SummaryWriter
 
 from cnn_lightning.reporting import palette, plots
+from cnn_lightning.reporting.cost_plot import accuracy_by_cost
 from cnn_lightning.reporting.evaluation import Evaluation
 
 STEPS = {
@@ -39,7 +40,7 @@ def test_accuracy_by_cost(drawn, tmp_path):
         ("M", "b"): {"weights": 9000, "seconds": 90.0, "test_acc": 0.995, "test_acc_sd": None},
         ("F", "b"): {"weights": 9000, "seconds": 80.0, "test_acc": 0.9, "test_acc_sd": 0.02},
     }
-    plots.accuracy_by_cost(results, tmp_path / "plot.png")
+    accuracy_by_cost(results, tmp_path / "plot.png")
     small_png(tmp_path / "plot.png")
     assert len(drawn[0].axes) == 4
     points = [[tuple(container.lines[0].get_xydata()[0]) for container in axes.containers] for axes in drawn[0].axes]
@@ -47,9 +48,20 @@ def test_accuracy_by_cost(drawn, tmp_path):
     assert [axes.get_xlabel() for axes in drawn[0].axes[:2]] == ["parameters", "training in s"]
 
 
+def test_published_results_stand_next_to_those_of_their_dataset(drawn, tmp_path):
+    row = {"weights": 1000, "seconds": 60.0, "test_acc": 0.99, "test_acc_sd": 0.01}
+    published = [{"data": "M", "variant": "theirs", "weights": 20, "test_acc": 0.97}]
+    accuracy_by_cost({("M, last epoch", "a"): row, ("F", "a"): row}, tmp_path / "plot.png", published)
+    crosses = [[tuple(x.get_xydata()[0]) for x in axes.lines if x.get_marker() == "x"] for axes in drawn[0].axes]
+    assert crosses == [[(20, 0.97)], [], [], []]
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == ["theirs"]
+    assert drawn[0].axes[0].get_xlim()[0] < 20
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "published"]
+
+
 def test_variants_without_ideas_have_a_colour_each(drawn, tmp_path):
     row = {"weights": 1000, "seconds": 60.0, "test_acc": 0.99, "test_acc_sd": 0.01}
-    plots.accuracy_by_cost({("M", name): row for name in ("$a_1$", "b", "c")}, tmp_path / "plot.png")
+    accuracy_by_cost({("M", name): row for name in ("$a_1$", "b", "c")}, tmp_path / "plot.png")
     (legend,) = drawn[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["$a_1$", "b", "c"]
     assert len({line.get_color() for line in legend.legend_handles}) == 3
@@ -59,7 +71,7 @@ def test_marker_is_the_network_and_colour_is_the_idea(drawn, tmp_path):
     row = {"weights": 1000, "seconds": 60.0, "test_acc": 0.99, "test_acc_sd": None}
     ideas = ["", " + dropout", " + batch norm", " + one-cycle", " + all"]
     variants = [f"{network}{idea}" for network in ("LeNetCNN", "MLP") for idea in ideas]
-    plots.accuracy_by_cost({("M", variant): row for variant in variants}, tmp_path / "plot.png")
+    accuracy_by_cost({("M", variant): row for variant in variants}, tmp_path / "plot.png")
     looks = {}
     for variant, container in zip(variants, drawn[0].axes[1].containers, strict=True):
         line = container.lines[0]

@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from cnn_lightning.cli.grid import grid_cells
+from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting.tables import COLUMNS, Results, as_csv, as_markdown, summarize
 from tests.conftest import REPOSITORY
 
@@ -54,6 +55,36 @@ def test_no_table_mixes_best_and_last_epochs():
     assert "| a | 80.00 % |" in last
     assert "F, last epoch" in Path("mine/table.csv").read_text()
     assert Results(Path("mine/runs.csv"), KEYS).all == results.all
+
+
+def test_results_of_others_stand_next_to_the_table():
+    Path("mine").mkdir()
+    Path("mine/published.csv").write_text(
+        "data,variant,weights,test_acc,epoch,source\nM,theirs,697,0.9903,best on the test set,https://example.org/x\n"
+    )
+    Results(Path("mine/runs.csv"), KEYS).save([row(KEYS[0], 0.9, 0.1, test="last")])
+    table = Path("mine/table.md").read_text()
+    assert "| M, published | test accuracy | parameters | epoch |" in table
+    assert "| [theirs](https://example.org/x) | 99.03 % | 697 | best on the test set |" in table
+    assert "theirs" not in Path("mine/table.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "data,variant,weights\nM,a,1\n",
+        "data,variant,weights,test_acc,epoch,source\nM,a,many,0.9,x,y\n",
+        "data,variant,weights,test_acc,epoch,source\nM,a,697,99.03,x,y\n",
+        "data,variant,weights,test_acc,epoch,source\nM,a,697,0.99\n",
+    ],
+)
+def test_published_results_of_another_form_are_a_usage_error(text):
+    Path("mine").mkdir()
+    Path("mine/published.csv").write_text(text)
+    results = Results(Path("mine/runs.csv"), KEYS)
+    with pytest.raises(UsageError, match=r"^mine/published.csv: expected the columns data,variant,weights,test_acc,"):
+        results.save([row(KEYS[0], 0.9, 0.1)])
 
 
 def test_rows_of_earlier_versions_are_of_the_best_epoch():

@@ -28,6 +28,9 @@ class VGGCNN(ConvNet):
 
     Args:
         groups: For each group, the output channels of its convolutions.
+        separable: Replace all convolutions but the first by depthwise separable ones (Howard et al. 2017, arXiv
+            1704.04861): 3×3 for each channel, then 1×1 over the channels. C channels to D need 9 C + C D parameters
+            instead of 9 C D.
     """
 
     def __init__(
@@ -36,10 +39,11 @@ class VGGCNN(ConvNet):
         num_classes: int = 10,
         image_size: int = 28,
         groups: Sequence[Sequence[int]] = ((8,), (12, 14), (16, 16, 16)),
+        separable: bool = False,
     ) -> None:
         super().__init__(in_channels, num_classes, image_size)
         if not groups or not all(groups):
             raise UsageError(f"groups is {groups}, expected channels in every group", "groups")
         check_positive(groups=min(map(min, groups)))
-        self.features = nn.Sequential(*conv_groups(in_channels, groups), nn.AdaptiveAvgPool2d(1))
+        self.features = nn.Sequential(*conv_groups(in_channels, groups, separable=separable), nn.AdaptiveAvgPool2d(1))
         self.head = nn.Linear(groups[-1][-1] * side_after(self.features, image_size) ** 2, num_classes)

@@ -1,5 +1,6 @@
 """ConvMuon, an optimizer for high accuracy in few epochs."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -59,33 +60,42 @@ class ConvMuon(AdamW):
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
-            for param in group["params"]:
-                if "momentum" in group and param.grad is not None:
-                    self._step_kernel(param, param.grad, group)
-                    param.grad = None  # AdamW skips parameters without a gradient
+            if "momentum" in group:
+                self._step_kernels(group)
         super().step()
         return loss
 
-    def _step_kernel(self, kernel: Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+    def _step_kernels(self, group: dict[str, Any]) -> None:
+        by_shape = defaultdict[torch.Size, list[Parameter]](list)
+        for kernel in group["params"]:
+            if kernel.grad is not None:
+                by_shape[kernel.shape].append(kernel)
+        for kernels in by_shape.values():  # one batch a shape: a deep network has many kernels, but few shapes
+            matrices = torch.stack([self._nesterov(kernel, group["momentum"]).flatten(1) for kernel in kernels])
+            updates = group["lr"] * orthogonal(matrices, group["newton_schulz_steps"])
+            for kernel, update in zip(kernels, updates, strict=True):
+                kernel.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.view(kernel.shape))
+                kernel.grad = None  # AdamW skips parameters without a gradient
+
+    def _nesterov(self, kernel: Parameter, decay: float) -> Tensor:
+        """Update the momentum of a kernel, and return its Nesterov momentum."""
+        assert kernel.grad is not None
         state = self.state[kernel]
         if not state:
             state["momentum"] = torch.zeros_like(kernel)
             state["step"] = torch.tensor(0.0)  # unused, but AdamW expects it in every state it loads
-        momentum = state["momentum"].lerp_(grad, 1 - group["momentum"])
-        nesterov = grad.lerp(momentum, group["momentum"])
-        update = orthogonal(nesterov.flatten(1), group["newton_schulz_steps"]).view(kernel.shape)
-        kernel.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
+        return kernel.grad.lerp(state["momentum"].lerp_(kernel.grad, 1 - decay), decay)
 
 
-def orthogonal(matrix: Tensor, steps: int) -> Tensor:
-    """Bring the singular values of an (M, N) matrix close to 1; after 5 Newton-Schulz steps they are in [0.7, 1.2]."""
-    rows, columns = matrix.shape
+def orthogonal(matrices: Tensor, steps: int) -> Tensor:
+    """Bring the singular values of (..., M, N) matrices close to 1: in [0.7, 1.2] after 5 Newton-Schulz steps."""
+    rows, columns = matrices.shape[-2:]
     # On CPUs without AVX-512, bfloat16 is emulated and 14 times slower.
-    emulated = matrix.device.type == "cpu" and "AVX512" not in torch.backends.cpu.get_cpu_capability()
-    x = matrix if emulated else matrix.bfloat16()
-    x = x.T if rows > columns else x
-    x = x / x.norm().clamp(min=1e-7)
+    emulated = matrices.device.type == "cpu" and "AVX512" not in torch.backends.cpu.get_cpu_capability()
+    x = matrices if emulated else matrices.bfloat16()
+    x = x.mT if rows > columns else x
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x.T if rows > columns else x).to(matrix.dtype)
+    return (x.mT if rows > columns else x).to(matrices.dtype)

@@ -3,7 +3,6 @@
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter, PercentFormatter
-from matplotlib.transforms import Affine2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
 from cnn_lightning.reporting.evaluation import BINS, Evaluation
-from cnn_lightning.reporting.palette import AMBER, BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY
+from cnn_lightning.reporting.palette import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY
 
 Points = Sequence[tuple[float, float]]
 Shifts = Mapping[str, Mapping[str, Points]]  # network -> "up to", "corner" -> (pixels, accuracy in [0, 1])
 
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
-FILLS = ("full", "left", "top", "right", "bottom", "full")  # tell the colours apart in grey as well
-LOOKS = [{"color": INK, "mfc": "white"}]
-LOOKS += [{"color": colour, "fillstyle": fill} for colour, fill in zip(COLOURS, FILLS, strict=True)]
 MARKERS = "os^Dv"
 # One row of plots per horizontal axis: quantity -> tags of training and validation.
 ROWS = {
@@ -135,63 +130,6 @@ def accuracy_by_shift(shifts: Shifts, path: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     draw_legend(figure, handles)
     save_figure(figure, path)
-
-
-def accuracy_by_cost(results: Mapping[tuple[str, str], Mapping[str, Any]], path: Path) -> None:
-    """Draw test accuracy against the number of parameters and the training time.
-
-    Variants "NETWORK" and "NETWORK + IDEA" get a marker per network and a colour per idea, others a colour each.
-
-    Args:
-        results: (dataset, variant) -> ``weights`` (number of parameters), ``seconds``, ``test_acc`` in [0, 1] and
-            ``test_acc_sd``, its standard deviation over the seeds, None for one seed.
-        path: PNG file to write.
-    """
-    datasets = list(dict.fromkeys(data for data, _ in results))
-    figure = Figure(figsize=(9, 3.4 * len(datasets) + 1))
-    grid = figure.subplots(len(datasets), 2, squeeze=False, sharey="row", sharex="col")
-    styles = _styles(figure, list(dict.fromkeys(variant for _, variant in results)))
-    for line, data in zip(grid, datasets, strict=True):
-        for axes, quantity, label in zip(line, ("weights", "seconds"), ("parameters", "training in s"), strict=True):
-            for (of, variant), row in results.items():
-                if of == data:
-                    style, pixels = styles[variant]
-                    bar = axes.errorbar(_positive(row[quantity]), row["test_acc"], row["test_acc_sd"], lw=1, **style)
-                    for artist in bar.get_children() if quantity == "weights" else ():
-                        artist.set_transform(artist.get_transform() + Affine2D().translate(pixels, 0))
-            accuracy = f"test accuracy, {data}" if data else "test accuracy"
-            tidy(axes, label, accuracy if quantity == "weights" else "")
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 600k: longer labels would overlap
-            costs = [_positive(row[quantity]) for row in results.values()]
-            low, high = axes.set_xlim(0.7 * min(costs), 1.4 * max(costs))
-            axes.xaxis.set_minor_formatter(EngFormatter(sep="") if high < 10 * low else NullFormatter())
-    save_figure(figure, path)
-
-
-def _positive(cost: float) -> float:
-    return max(cost, 0.05)  # seconds are rounded, to 0.0 for a short run, which a log axis cannot show
-
-
-def _styles(figure: Figure, variants: Sequence[str]) -> dict[str, tuple[dict[str, Any], float]]:
-    """Style of each variant, and by how many pixels it is drawn aside; draws the legend."""
-    split = any(" + " in variant for variant in variants)
-    parts = {variant: variant.partition(" + ")[::2] if split else ("", variant) for variant in variants}
-    ideas = sorted(dict.fromkeys(idea for _, idea in parts.values()), key=bool)  # "", the network alone, is first
-    markers = dict(zip(dict.fromkeys(network for network, _ in parts.values()), cycle(MARKERS), strict=False))
-    shared: dict[str, Any] = {"ls": "", "ms": 8, "mfcalt": "white"}
-    styles = {}
-    for number, idea in enumerate(ideas):
-        label = (f"+ {idea}" if idea else "network alone") if split else idea
-        styles[idea] = shared | LOOKS[(number + (not split)) % len(LOOKS)] | {"label": label}
-    if split:
-        handles = [Line2D([], [], label=name, marker=marker, color=GREY, **shared) for name, marker in markers.items()]
-        draw_legend(figure, handles, "outside upper center", title="marker: network", ncols=len(handles))
-    title = "colour: idea (side by side where the number of parameters is the same)" if split else ""
-    handles = [Line2D([], [], marker="h" if split else "o", **style) for style in styles.values()]
-    draw_legend(figure, handles, title=title, ncols=4 if split else 1)
-    aside = {idea: 5 * split * (number - (len(ideas) - 1) / 2) for number, idea in enumerate(ideas)}
-    return {name: (styles[idea] | {"marker": markers[net]}, aside[idea]) for name, (net, idea) in parts.items()}
 
 
 def draw_curves(

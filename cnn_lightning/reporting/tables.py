@@ -1,4 +1,7 @@
-"""Tables of results: runs.csv has a row per run; table.csv, table.md and accuracy.png summarise them over the seeds."""
+"""Tables of results: runs.csv has a row per run; table.csv, table.md and accuracy.png summarise them over the seeds.
+
+Results of others can stand next to them: published.csv, written by hand, has a row for each.
+"""
 
 import csv
 import io
@@ -10,13 +13,14 @@ from typing import Any
 
 from cnn_lightning.checkpointing.files import write_file
 from cnn_lightning.errors import UsageError
-from cnn_lightning.reporting import plots
+from cnn_lightning.reporting.cost_plot import accuracy_by_cost
 
 # Columns of runs.csv; the first four are the key of a run.
 COLUMNS = (
     "variant", "data", "seed", "digest", "options", "test", "weights", "test_acc", "test_loss", "val_acc", "epoch",
     "seconds", "images_per_second", "threads", "jobs", "processor", "torch", "finished",
 )  # fmt: skip
+PUBLISHED = ("data", "variant", "weights", "test_acc", "epoch", "source")  # columns of published.csv
 DECIMALS = {"test_acc": 6, "test_loss": 5, "seconds": 1, "images_per_second": None}  # of the means in table.csv
 Key = tuple[str, ...]
 Row = Mapping[str, str]
@@ -60,13 +64,32 @@ class Results:
         """Write the tables and the plot, if there are rows."""
         if summaries := summarize(self.rows.values()):
             write_file(self.path.with_name("table.csv"), as_csv(summaries.values()))
-            write_file(self.path.with_name("table.md"), as_markdown(summaries).encode())
-            plots.accuracy_by_cost(summaries, self.path.with_name("accuracy.png"))
+            published = read_published(self.path.with_name("published.csv"))
+            write_file(self.path.with_name("table.md"), as_markdown(summaries, published).encode())
+            accuracy_by_cost(summaries, self.path.with_name("accuracy.png"), published)
 
     def seconds(self, key: Key) -> float:
         """Estimate the training time of a run from other seeds of it, else from all rows; 0 if there are none."""
         same = [row for other, row in self.all.items() if other[:2] == key[:2]]
         return mean([float(row["seconds"]) for row in same or self.all.values()] or [0.0])
+
+
+def read_published(path: Path) -> list[dict[str, Any]]:
+    """Read the results of others; there are none without the file.
+
+    Raises:
+        UsageError: A row is not of the form of ``PUBLISHED``, with an accuracy in [0, 1].
+    """
+    lines = list(csv.reader(path.read_text("utf-8", "replace").splitlines())) if path.exists() else [[*PUBLISHED]]
+    try:
+        rows: list[dict[str, Any]] = [dict(zip(PUBLISHED, line, strict=True)) for line in lines]
+        numbers = [{"weights": int(row["weights"]), "test_acc": float(row["test_acc"])} for row in rows[1:]]
+        if tuple(lines[0]) != PUBLISHED or not all(0 <= row["test_acc"] <= 1 <= row["weights"] for row in numbers):
+            raise ValueError
+    except (ValueError, IndexError) as error:
+        expected = f"expected the columns {','.join(PUBLISHED)}, with whole weights and test_acc between 0 and 1"
+        raise UsageError(f"{path}: {expected}") from error
+    return [row | values for row, values in zip(rows[1:], numbers, strict=True)]
 
 
 def summarize(rows: Iterable[Row]) -> Summaries:
@@ -103,8 +126,8 @@ def as_csv(rows: Collection[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def as_markdown(summaries: Summaries) -> str:
-    """Format summaries as Markdown, one table for each dataset."""
+def as_markdown(summaries: Summaries, published: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Format summaries as Markdown, one table for each dataset, and one for what others published on it."""
     tables = []
     for data in dict.fromkeys(data for data, _ in summaries):
         first = f"{data}, variant" if data else "variant"
@@ -115,5 +138,11 @@ def as_markdown(summaries: Summaries) -> str:
             text += f"| {row['variant']} | {100 * row['test_acc']:.2f}{sd} % | {row['test_loss']:.4f} | "
             text += f"{row['weights']:,} | {row['seconds'] / 60:.1f} min | {row['images_per_second']:,} | "
             text += f"{row['seeds']} |\n"
+        tables.append(text)
+    for data in dict.fromkeys(point["data"] for point in published):
+        text = f"| {data}, published | test accuracy | parameters | epoch |\n| --- | ---: | ---: | --- |\n"
+        for row in (row for row in published if row["data"] == data):
+            text += f"| [{row['variant']}]({row['source']}) | {100 * row['test_acc']:.2f} % | {row['weights']:,} | "
+            text += f"{row['epoch']} |\n"
         tables.append(text)
     return "\n".join(tables)

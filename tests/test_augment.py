@@ -122,6 +122,14 @@ class TestErase:
         assert max(areas) <= 0.45
         assert 0.1 < np.mean(areas) < 0.21  # the mean of the areas, less what reaches over the edge
 
+    def test_covers_at_most_a_share_of_the_image(self):
+        images = torch.full((500, 1, 28, 28), 99.0)
+        for area in (0.05, 0.2):
+            erase = Erase(1.0, area)
+            erased = erase(images, erase.draw(500, np.random.default_rng(0)))
+            shares = (erased != 99).flatten(1).float().mean(1)
+            assert 0.8 * area < shares.max() < 1.2 * area  # whole pixels
+
     def test_covers_none_or_all(self):
         images = torch.full((100, 2, 8, 9), 99.0)
         for probability, share in ((0.0, 0), (1.0, 1)):

@@ -248,7 +248,7 @@ class TestResume:
         state = torch.load(last, weights_only=True)
         for name in ("label_smoothing", "compile_mode"):
             del state["hyper_parameters"][name]
-        for name in ("flip", "shift", "rotate", "scale", "shear", "elastic", "erase"):
+        for name in ("flip", "shift", "rotate", "scale", "shear", "elastic", "erase", "erase_area"):
             del state["datamodule_hyper_parameters"][name]
         torch.save(state, last)
         again = ("--trainer.max_epochs=2", f"--ckpt_path={last}")
@@ -466,6 +466,7 @@ class TestErrors:
                 "--data.flip true",
                 "flip is true, expected false: mirrored images of Digits change their class: change --data.flip",
             ),
+            ("--data.erase_area 0", "erase_area is 0.0, expected 0.02 to 1: change --data.erase_area"),
             ("--data.erase 2", "erase is 2.0, expected 0 to 1: change --data.erase"),
             ("--data.shift 40", "shift is 40, expected 0 to 27: change --data.shift"),
             ("--model.optimizer ConvMuo", "--model.optimizer ConvMuo: there is no such class; did you mean ConvMuon?"),

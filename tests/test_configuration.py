@@ -91,7 +91,7 @@ NETS = {
     "MLP": WIDTH,
     "WideCNN": WIDTH,
     "ResNetCNN": WIDTH | {"dropout": FLOATS},
-    "VGGCNN": {"groups": st.just([[2], [3, 4]])},
+    "VGGCNN": {"groups": st.just([[2], [3, 4]]), "separable": st.booleans()},
     "TorchvisionNet": {"name": st.sampled_from(["resnet18", "mobilenet_v2"])},
 }
 OPTIMIZERS = {

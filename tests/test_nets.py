@@ -290,6 +290,17 @@ def test_vgg_cnn_takes_any_groups(images):
     assert network(images).shape == (6, 10)
 
 
+def test_vgg_cnn_separates_all_convolutions_but_the_first(images):
+    network = nets.VGGCNN(groups=[[4, 6], [8]], separable=True)
+    shapes = [tuple(layer.weight.shape) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert shapes == [(4, 1, 3, 3), (4, 1, 3, 3), (6, 4, 1, 1), (6, 1, 3, 3), (8, 6, 1, 1)]
+    _, depthwise, pointwise = (layer for layer in network.features[:5] if isinstance(layer, nn.Conv2d))
+    middle = network.features[:3](images)
+    whole = nn.functional.conv2d(middle, pointwise.weight * depthwise.weight.transpose(0, 1), padding=1)
+    torch.testing.assert_close(pointwise(depthwise(middle)), whole)
+    assert network(images).shape == (6, 10)
+
+
 @pytest.mark.parametrize("groups", [[], [[8], []], [[0]]])
 def test_vgg_cnn_raises_for_empty_groups(groups):
     with raises_usage_error("groups", "groups is "):

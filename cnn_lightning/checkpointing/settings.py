@@ -21,9 +21,11 @@ FREE_OPTIONS = {"--data.root", "--data.download", "--data.cache", "--model.compi
 NEW_OPTIONS = {
     "--model.label_smoothing": 0.0,
     "--model.class_weights": None,
+    "--model.net.separable": False,
     "--data.flip": False,
     "--data.shift": 0,
     "--data.pad": 0,
+    "--data.erase_area": 0.4,
 } | {f"--data.{name}": 0.0 for name in ("rotate", "scale", "shear", "elastic", "erase")}
 
 

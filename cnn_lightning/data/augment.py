@@ -80,18 +80,20 @@ class Erase:
     """Covers a random rectangle of some images with one random grey.
 
     After random erasing (Zhong et al. 2017, arXiv 1708.04896): 2 to 40 % of the image, with an aspect ratio of at most
-    3.3. Unlike there, the rectangle has one brightness, and is cut off at the edge of the image.
+    3.3. Unlike there, the largest share can be chosen, the rectangle has one brightness, and is cut off at the edge of
+    the image.
     """
 
     probability: float  # share of the images, in [0, 1]
-    AREA = (0.02, 0.4)
+    area: float = 0.4  # largest share of the image that is covered, LEAST to 1
+    LEAST = 0.02
     RATIO = 10 / 3
 
     def draw(self, size: int, rng: np.random.Generator) -> Tensor:
         """Draw (size, 6) float32: covered or not, centre row and column, height, width, brightness; all relative."""
         whether = rng.random(size) < self.probability
         down, across, brightness = rng.random((3, size))
-        area = rng.uniform(*self.AREA, size)
+        area = rng.uniform(self.LEAST, self.area, size)
         ratio = np.exp(rng.uniform(-1, 1, size) * np.log(self.RATIO))
         draws = [whether, down, across, np.sqrt(area * ratio), np.sqrt(area / ratio), brightness]
         return torch.from_numpy(np.stack(draws, axis=1).astype(np.float32))

@@ -46,6 +46,7 @@ class ImageDataModule(LightningDataModule, ABC):
         shear: Randomly shear training images by up to this many degrees in each direction.
         elastic: Randomly distort training images: the standard deviation, in pixels, by which a 4×4 grid is displaced.
         erase: Share of the training images in which a random rectangle is covered with grey, in [0, 1].
+        erase_area: Largest share of the image that such a rectangle covers, 0.02 to 1.
         pad: Black pixels added on every side of all images. ``image_size`` is then larger by 2 * pad.
         download: Download the dataset if it is not on disk.
 
@@ -79,6 +80,7 @@ class ImageDataModule(LightningDataModule, ABC):
         shear: float = 0.0,
         elastic: float = 0.0,
         erase: float = 0.0,
+        erase_area: float = 0.4,
         pad: int = 0,
         download: bool = True,
     ) -> None:
@@ -95,6 +97,7 @@ class ImageDataModule(LightningDataModule, ABC):
             ("shear", shear, 0, 60),
             ("elastic", elastic, 0, self.image_size),
             ("erase", erase, 0, 1),
+            ("erase_area", erase_area, Erase.LEAST, 1),
         ):
             if value is None or not least <= value <= most:
                 bounds = f"at least {least}" if most == math.inf else f"{least} to {most}"
@@ -121,7 +124,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if rotate or scale or shear or elastic:
             self.augment.append(Warp(rotate, scale, shear, elastic))
         if erase:
-            self.augment.append(Erase(erase))
+            self.augment.append(Erase(erase, erase_area))
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
 
     @abstractmethod

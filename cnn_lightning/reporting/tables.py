@@ -141,8 +141,8 @@ def as_markdown(summaries: Summaries, published: Sequence[Mapping[str, Any]] = (
         tables.append(text)
     for data in dict.fromkeys(point["data"] for point in published):
         text = f"| {data}, published | test accuracy | parameters | epoch |\n| --- | ---: | ---: | --- |\n"
-        for row in (row for row in published if row["data"] == data):
-            text += f"| [{row['variant']}]({row['source']}) | {100 * row['test_acc']:.2f} % | {row['weights']:,} | "
-            text += f"{row['epoch']} |\n"
+        for point in (point for point in published if point["data"] == data):
+            text += f"| [{point['variant']}]({point['source']}) | {100 * point['test_acc']:.2f} % | "
+            text += f"{point['weights']:,} | {point['epoch']} |\n"
         tables.append(text)
     return "\n".join(tables)

@@ -91,7 +91,11 @@ NETS = {
     "MLP": WIDTH,
     "WideCNN": WIDTH,
     "ResNetCNN": WIDTH | {"dropout": FLOATS},
-    "VGGCNN": {"groups": st.just([[2], [3, 4]]), "separable": st.booleans()},
+    "VGGCNN": {
+        "groups": st.just([[2], [3, 4]]),
+        "separable": st.booleans(),
+        "activation": st.sampled_from(["relu", "silu"]),
+    },
     "TorchvisionNet": {"name": st.sampled_from(["resnet18", "mobilenet_v2"])},
 }
 OPTIMIZERS = {

@@ -91,11 +91,7 @@ NETS = {
     "MLP": WIDTH,
     "WideCNN": WIDTH,
     "ResNetCNN": WIDTH | {"dropout": FLOATS},
-    "VGGCNN": {
-        "groups": st.just([[2], [3, 4]]),
-        "separable": st.booleans(),
-        "activation": st.sampled_from(["relu", "silu"]),
-    },
+    "VGGCNN": {"groups": st.just([[2], [3, 4]]), "separable": st.booleans()},
     "TorchvisionNet": {"name": st.sampled_from(["resnet18", "mobilenet_v2"])},
 }
 OPTIMIZERS = {

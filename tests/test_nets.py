@@ -301,15 +301,6 @@ def test_vgg_cnn_separates_all_convolutions_but_the_first(images):
     assert network(images).shape == (6, 10)
 
 
-def test_vgg_cnn_has_the_activation_that_is_asked_for(images):
-    for name, kind in (("relu", nn.ReLU), ("silu", nn.SiLU)):
-        network = nets.VGGCNN(groups=[[4, 6], [8]], activation=name)
-        assert sum(isinstance(layer, kind) for layer in network.modules()) == 3
-        assert network(images).shape == (6, 10)
-    with raises_usage_error("activation", "activation is gelu, expected relu or silu"):
-        nets.VGGCNN(activation="gelu")
-
-
 @pytest.mark.parametrize("groups", [[], [[8], []], [[0]]])
 def test_vgg_cnn_raises_for_empty_groups(groups):
     with raises_usage_error("groups", "groups is "):

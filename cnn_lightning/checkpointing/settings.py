@@ -22,7 +22,6 @@ NEW_OPTIONS = {
     "--model.label_smoothing": 0.0,
     "--model.class_weights": None,
     "--model.net.separable": False,
-    "--model.net.activation": "relu",
     "--data.flip": False,
     "--data.shift": 0,
     "--data.pad": 0,

@@ -96,13 +96,9 @@ def linear_block(in_features: int, out_features: int, dropout: float = 0.0) -> l
 
 
 def conv_groups(
-    in_channels: int,
-    groups: Sequence[Sequence[int]],
-    momentum: float = 0.1,
-    separable: bool = False,
-    activation: type[nn.Module] = nn.ReLU,
+    in_channels: int, groups: Sequence[Sequence[int]], momentum: float = 0.1, separable: bool = False
 ) -> list[nn.Module]:
-    """Groups of 3×3 convolutions with batch normalisation and activation, and 2×2 max-pooling between the groups."""
+    """Groups of 3×3 convolutions with batch normalisation and ReLU, and 2×2 max-pooling between the groups."""
     layers: list[nn.Module] = []
     for number, group in enumerate(groups, start=1):
         for position, channels in enumerate(group, start=1):
@@ -113,7 +109,7 @@ def conv_groups(
                 layers.append(nn.Conv2d(in_channels, channels, kernel_size=3, padding=1, bias=False))
             if position == len(group) and number < len(groups):
                 layers.append(nn.MaxPool2d(2))  # before the other two layers, which then do a quarter of the work
-            layers += [nn.BatchNorm2d(channels, momentum=momentum), activation()]
+            layers += [nn.BatchNorm2d(channels, momentum=momentum), nn.ReLU()]
             in_channels = channels
     return layers
 

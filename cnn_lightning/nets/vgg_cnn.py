@@ -1,21 +1,18 @@
 """A plain network of small convolutions, for high accuracy with few parameters."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import nn
 
 from cnn_lightning.errors import UsageError
 from cnn_lightning.nets.base import ConvNet, check_positive, conv_groups, side_after
 
-ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
-
 
 class VGGCNN(ConvNet):
     """Groups of 3×3 convolutions with max-pooling in between, in the style of VGG (Simonyan and Zisserman 2014).
 
     The mean of each feature map over the image replaces VGG's large linear layers (Lin, Chen and Yan 2013, arXiv
-    1312.4400), so nearly all parameters are in the convolutions. Batch normalisation and activation follow every
+    1312.4400), so nearly all parameters are in the convolutions. Batch normalisation and ReLU follow every
     convolution, or its pooling. Layers and their outputs for an image of 1 × 28 × 28::
 
         conv 3×3 pad 1               8 × 28 × 28
@@ -34,8 +31,6 @@ class VGGCNN(ConvNet):
         separable: Replace all convolutions but the first by depthwise separable ones (Howard et al. 2017, arXiv
             1704.04861): 3×3 for each channel, then 1×1 over the channels. C channels to D need 9 C + C D parameters
             instead of 9 C D.
-        activation: "relu", or "silu", x · sigmoid(x) (Hendrycks and Gimpel 2016, arXiv 1606.08415), which loses no
-            channel to zeros; with few channels it is more accurate.
     """
 
     def __init__(
@@ -45,14 +40,10 @@ class VGGCNN(ConvNet):
         image_size: int = 28,
         groups: Sequence[Sequence[int]] = ((8,), (12, 14), (16, 16, 16)),
         separable: bool = False,
-        activation: Literal["relu", "silu"] = "relu",
     ) -> None:
         super().__init__(in_channels, num_classes, image_size)
         if not groups or not all(groups):
             raise UsageError(f"groups is {groups}, expected channels in every group", "groups")
         check_positive(groups=min(map(min, groups)))
-        if activation not in ACTIVATIONS:
-            raise UsageError(f"activation is {activation}, expected {' or '.join(ACTIVATIONS)}", "activation")
-        layers = conv_groups(in_channels, groups, separable=separable, activation=ACTIVATIONS[activation])
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
+        self.features = nn.Sequential(*conv_groups(in_channels, groups, separable=separable), nn.AdaptiveAvgPool2d(1))
         self.head = nn.Linear(groups[-1][-1] * side_after(self.features, image_size) ** 2, num_classes)

@@ -40,6 +40,7 @@ class Results:
 
     def __init__(self, path: Path, keys: Sequence[Key]) -> None:
         self.path, self.keys = path, keys
+        self.published = read_published(path.with_name("published.csv"))
         lines = list(csv.reader(path.read_text("utf-8", "replace").splitlines())) if path.exists() else [[*COLUMNS]]
         columns = tuple(lines[0]) if lines else ()
         before = tuple(name for name in COLUMNS if name != "test")  # when only the best epoch was ever tested
@@ -64,9 +65,8 @@ class Results:
         """Write the tables and the plot, if there are rows."""
         if summaries := summarize(self.rows.values()):
             write_file(self.path.with_name("table.csv"), as_csv(summaries.values()))
-            published = read_published(self.path.with_name("published.csv"))
-            write_file(self.path.with_name("table.md"), as_markdown(summaries, published).encode())
-            accuracy_by_cost(summaries, self.path.with_name("accuracy.png"), published)
+            write_file(self.path.with_name("table.md"), as_markdown(summaries, self.published).encode())
+            accuracy_by_cost(summaries, self.path.with_name("accuracy.png"), self.published)
 
     def seconds(self, key: Key) -> float:
         """Estimate the training time of a run from other seeds of it, else from all rows; 0 if there are none."""

@@ -56,6 +56,10 @@ def test_published_results_stand_next_to_those_of_their_dataset(drawn, tmp_path)
     assert crosses == [[(20, 0.97)], [], [], []]
     assert [text.get_text() for text in drawn[0].axes[0].texts] == ["theirs"]
     assert drawn[0].axes[0].get_xlim()[0] < 20
+    accuracy_by_cost({("last epoch", "a"): row}, tmp_path / "plot.png", [published[0] | {"data": ""}])
+    assert [text.get_text() for text in drawn[1].axes[0].texts] == [
+        "theirs"
+    ]  # of a recipe's dataset, which has no name
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "published"]
 
 

@@ -17,9 +17,9 @@ The runs are trials of an Optuna study, in FOLDER/journal.log or in the database
 several times or on several machines, shares the work. Each finished run is saved at once, as a row of runs.csv, too;
 table.md, table.csv and accuracy.png summarise the rows, which are not measured again. Results of others can stand next
 to them: published.csv in the folder, with the columns data,variant,weights,test_acc,epoch,source. After Ctrl-C,
-SIGTERM, SIGKILL or a failed run, the same command resumes, also in the middle of a run. Test accuracy
-is that of the epoch with the lowest validation loss, or of the last epoch where options or recipe say --test last;
-these are in tables of their own.
+SIGTERM, SIGKILL or a failed run, the same command resumes, also in the middle of a run. Test accuracy is that of the
+epoch with the lowest validation loss, or of the last epoch where options or recipe say --test last; these are in tables
+of their own.
 """
 
 import math

@@ -79,9 +79,8 @@ class Warp:
 class Erase:
     """Covers a random rectangle of some images with one random grey.
 
-    After random erasing (Zhong et al. 2017, arXiv 1708.04896): 2 to 40 % of the image, with an aspect ratio of at most
-    3.3. Unlike there, the largest share can be chosen, the rectangle has one brightness, and is cut off at the edge of
-    the image.
+    After random erasing (Zhong et al. 2017, arXiv 1708.04896): 2 to 40 % of the image, or less, with an aspect ratio of
+    at most 3.3. Unlike there, the rectangle has one brightness, and is cut off at the edge of the image.
     """
 
     probability: float  # share of the images, in [0, 1]

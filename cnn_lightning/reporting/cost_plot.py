@@ -47,7 +47,7 @@ def accuracy_by_cost(
                     for artist in bar.get_children() if quantity == "weights" else ():
                         artist.set_transform(artist.get_transform() + Affine2D().translate(pixels, 0))
             if quantity == "weights":
-                _draw_published(axes, [point for point in published if data.split(",")[0] == point["data"]])
+                _draw_published(axes, data, published)
             accuracy = f"test accuracy, {data}" if data else "test accuracy"
             tidy(axes, label, accuracy if quantity == "weights" else "")
             axes.set_xscale("log")
@@ -59,15 +59,21 @@ def accuracy_by_cost(
     plots.save_figure(figure, path)
 
 
+def last_epoch(data: str) -> str:
+    """Name the results of a dataset whose last epochs were tested, not the best."""
+    return f"{data}, last epoch".removeprefix(", ")
+
+
 def _positive(cost: float) -> float:
     return max(cost, 0.05)  # seconds are rounded, to 0.0 for a short run, which a log axis cannot show
 
 
-def _draw_published(axes: Axes, points: Sequence[Mapping[str, Any]]) -> None:
-    for point in points:
-        place = point["weights"], point["test_acc"]
-        axes.plot(*place, **PUBLISHED)
-        axes.annotate(point["variant"], place, (5, -3), textcoords="offset points", fontsize=7, color=GREY)
+def _draw_published(axes: Axes, data: str, published: Sequence[Mapping[str, Any]]) -> None:
+    for point in published:
+        if data in (point["data"], last_epoch(point["data"])):
+            place = point["weights"], point["test_acc"]
+            axes.plot(*place, **PUBLISHED)
+            axes.annotate(point["variant"], place, (5, -3), textcoords="offset points", fontsize=7, color=GREY)
 
 
 def _styles(figure: Figure, variants: Sequence[str], published: bool) -> dict[str, tuple[dict[str, Any], float]]:

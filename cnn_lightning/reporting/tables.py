@@ -13,7 +13,7 @@ from typing import Any
 
 from cnn_lightning.checkpointing.files import write_file
 from cnn_lightning.errors import UsageError
-from cnn_lightning.reporting.cost_plot import accuracy_by_cost
+from cnn_lightning.reporting.cost_plot import accuracy_by_cost, last_epoch
 
 # Columns of runs.csv; the first four are the key of a run.
 COLUMNS = (
@@ -41,7 +41,7 @@ class Results:
     def __init__(self, path: Path, keys: Sequence[Key]) -> None:
         self.path, self.keys = path, keys
         self.published = read_published(path.with_name("published.csv"))
-        lines = list(csv.reader(path.read_text("utf-8", "replace").splitlines())) if path.exists() else [[*COLUMNS]]
+        lines = _read_lines(path, COLUMNS)
         columns = tuple(lines[0]) if lines else ()
         before = tuple(name for name in COLUMNS if name != "test")  # when only the best epoch was ever tested
         if columns not in (COLUMNS, before) or any(len(line) != len(columns) for line in lines):
@@ -80,7 +80,7 @@ def read_published(path: Path) -> list[dict[str, Any]]:
     Raises:
         UsageError: A row is not of the form of ``PUBLISHED``, with an accuracy in [0, 1].
     """
-    lines = list(csv.reader(path.read_text("utf-8", "replace").splitlines())) if path.exists() else [[*PUBLISHED]]
+    lines = _read_lines(path, PUBLISHED)
     try:
         rows: list[dict[str, Any]] = [dict(zip(PUBLISHED, line, strict=True)) for line in lines]
         numbers = [{"weights": int(row["weights"]), "test_acc": float(row["test_acc"])} for row in rows[1:]]
@@ -90,6 +90,11 @@ def read_published(path: Path) -> list[dict[str, Any]]:
         expected = f"expected the columns {','.join(PUBLISHED)}, with whole weights and test_acc between 0 and 1"
         raise UsageError(f"{path}: {expected}") from error
     return [row | values for row, values in zip(rows[1:], numbers, strict=True)]
+
+
+def _read_lines(path: Path, columns: Sequence[str]) -> list[list[str]]:
+    """Read a CSV file, with its header; a file that does not exist has only that."""
+    return list(csv.reader(path.read_text("utf-8", "replace").splitlines())) if path.exists() else [[*columns]]
 
 
 def summarize(rows: Iterable[Row]) -> Summaries:
@@ -114,7 +119,7 @@ def _key(row: Row) -> Key:
 
 def _title(row: Row) -> str:
     """Name the table of a row: no table mixes best and last epochs."""
-    return row["data"] if row["test"] == "best" else f"{row['data']}, last epoch".removeprefix(", ")
+    return row["data"] if row["test"] == "best" else last_epoch(row["data"])
 
 
 def as_csv(rows: Collection[Mapping[str, Any]]) -> bytes:
@@ -127,7 +132,7 @@ def as_csv(rows: Collection[Mapping[str, Any]]) -> bytes:
 
 
 def as_markdown(summaries: Summaries, published: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Format summaries as Markdown, one table for each dataset, and one for what others published on it."""
+    """Format summaries as Markdown, one table for each dataset, then one for each dataset of published results."""
     tables = []
     for data in dict.fromkeys(data for data, _ in summaries):
         first = f"{data}, variant" if data else "variant"
@@ -140,7 +145,8 @@ def as_markdown(summaries: Summaries, published: Sequence[Mapping[str, Any]] = (
             text += f"{row['seeds']} |\n"
         tables.append(text)
     for data in dict.fromkeys(point["data"] for point in published):
-        text = f"| {data}, published | test accuracy | parameters | epoch |\n| --- | ---: | ---: | --- |\n"
+        first = f"{data}, published".removeprefix(", ")
+        text = f"| {first} | test accuracy | parameters | epoch |\n| --- | ---: | ---: | --- |\n"
         for point in (point for point in published if point["data"] == data):
             text += f"| [{point['variant']}]({point['source']}) | {100 * point['test_acc']:.2f} % | "
             text += f"{point['weights']:,} | {point['epoch']} |\n"

@@ -182,13 +182,20 @@ class TestResume:
         weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, part)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
         curves = scalars(part)
-        # It was tested before it went on, too; each test is a line that begins at step 0.
-        assert [step for step, _ in curves["test/loss"]] == [0, 12, 0, 24]
+        # It was tested before it went on, too, and the line of that test goes on.
+        assert [step for step, _ in curves["test/loss"]] == [0, 12, 24]
         for tag, points in scalars(whole).items():
             if not tag.endswith(("images_per_second", "time/seconds")):
-                assert curves[tag][-2:] == points if tag.startswith("test/") else curves[tag] == points, tag
+                assert curves[tag][-1] == points[-1] if tag.startswith("test/") else curves[tag] == points, tag
         assert yaml.safe_load((part / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
         assert yaml.safe_load((part / "config_2.yaml").read_text())["trainer"]["max_epochs"] == 4
+
+    def test_after_its_last_epoch_tests_again(self, train):
+        settings = ("--data=MNIST", "--trainer.max_epochs=1")
+        tested = scalars(train(*settings))
+        run = train(*settings, "--ckpt_path=last")  # as after a kill in the middle of the test
+        for tag, points in scalars(run).items():
+            assert points == (tested[tag] + tested[tag][-1:] if tag.startswith("test/") else tested[tag]), tag
 
     def test_a_worse_epoch_does_not_take_the_place_of_the_best(self, train):
         settings = ("--model.lr_schedule=null", "--data=MNIST", "--trainer.max_epochs=2")

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -42,6 +43,11 @@ class Curves(Callback):
         self.val: dict[str, float] = {}
         self.since = 0.0
         self._paused = 0.0
+        self._resumed = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note that the run is resumed, and may have been tested before."""
+        self._resumed |= trainer.state.fn == TrainerFn.FITTING
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -95,11 +101,11 @@ class Curves(Callback):
         """Let TensorBoard draw the test results as a line from step 0 to the end, where Lightning logs them.
 
         Its charts leave out what is below the 5th or above the 95th percentile: of single points, the lowest and the
-        highest run.
+        highest run. The line of a resumed run that was tested before goes on instead of back to step 0.
         """
         results = metrics_of(pl_module, "test").compute()
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.global_step:
+            if isinstance(logger, TensorBoardLogger) and trainer.global_step and not self._has_line(logger):
                 logger.log_metrics({f"test/{name}": results[name].item() for name in ("loss", "acc")}, step=0)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -111,6 +117,11 @@ class Curves(Callback):
         weights = checkpoint["state_dict"].values()
         if trainer.state.fn == TrainerFn.FITTING and not all(weight.isfinite().all() for weight in weights):
             _stop(trainer, "a weight is not a finite number")
+
+    def _has_line(self, logger: TensorBoardLogger) -> bool:
+        from cnn_lightning.reporting.plots import read_scalars  # imports Matplotlib
+
+        return self._resumed and "test/loss" in read_scalars(Path(logger.log_dir))
 
     def _log_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = metrics_of(pl_module, "train")

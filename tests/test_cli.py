@@ -182,7 +182,7 @@ class TestResume:
         weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, part)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
         curves = scalars(part)
-        # It was tested before it went on, too, and the line of that test goes on.
+        # It was tested before it was resumed, too, and the line of that test continues.
         assert [step for step, _ in curves["test/loss"]] == [0, 12, 24]
         for tag, points in scalars(whole).items():
             if not tag.endswith(("images_per_second", "time/seconds")):

@@ -101,11 +101,11 @@ class Curves(Callback):
         """Let TensorBoard draw the test results as a line from step 0 to the end, where Lightning logs them.
 
         Its charts leave out what is below the 5th or above the 95th percentile: of single points, the lowest and the
-        highest run. The line of a resumed run that was tested before goes on instead of back to step 0.
+        highest run. In a resumed run that was tested before, the line continues; a second one would run back to step 0.
         """
         results = metrics_of(pl_module, "test").compute()
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.global_step and not self._has_line(logger):
+            if isinstance(logger, TensorBoardLogger) and trainer.global_step and not self._was_tested(logger):
                 logger.log_metrics({f"test/{name}": results[name].item() for name in ("loss", "acc")}, step=0)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class Curves(Callback):
         if trainer.state.fn == TrainerFn.FITTING and not all(weight.isfinite().all() for weight in weights):
             _stop(trainer, "a weight is not a finite number")
 
-    def _has_line(self, logger: TensorBoardLogger) -> bool:
+    def _was_tested(self, logger: TensorBoardLogger) -> bool:
         from cnn_lightning.reporting.plots import read_scalars  # imports Matplotlib
 
         return self._resumed and "test/loss" in read_scalars(Path(logger.log_dir))

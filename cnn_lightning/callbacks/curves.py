@@ -119,9 +119,11 @@ class Curves(Callback):
             _stop(trainer, "a weight is not a finite number")
 
     def _was_tested(self, logger: TensorBoardLogger) -> bool:
+        if not self._resumed:
+            return False
         from cnn_lightning.reporting.plots import read_scalars  # imports Matplotlib
 
-        return self._resumed and "test/loss" in read_scalars(Path(logger.log_dir))
+        return "test/loss" in read_scalars(Path(logger.log_dir))
 
     def _log_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = metrics_of(pl_module, "train")

@@ -31,6 +31,14 @@ def test_one_cycle_rises_to_the_rate_of_the_optimizer_and_falls_to_almost_zero()
     assert seen[-1] == pytest.approx(0.0005)
 
 
+@pytest.mark.parametrize(("total_steps", "share"), [(1, 1.0), (4, 0.25), (5, 0.2), (10, 0.1)])
+def test_one_cycle_without_steps_to_rise_falls_from_the_rate_of_the_optimizer(total_steps, share):
+    seen = rates(OneCycle, total_steps, pct_start=share)
+    assert seen == rates(OneCycle, total_steps, pct_start=0.0) == sorted(seen, reverse=True)
+    assert total_steps == 1 or seen[0] > 0.8 * 0.5
+    assert seen[-1] < 1e-4
+
+
 def test_cosine_falls_along_half_a_cosine():
     seen = rates(Cosine, 100)
     assert seen == pytest.approx([0.25 * (1 + math.cos(math.pi * step / 100)) for step in range(100)], abs=1e-6)

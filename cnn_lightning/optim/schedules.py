@@ -26,6 +26,8 @@ class OneCycle(OneCycleLR):
     ) -> None:
         rates = [group["lr"] for group in optimizer.param_groups]
         factors: Any = {"div_factor": div_factor, "final_div_factor": final_div_factor}
+        if pct_start * total_steps == 1:
+            pct_start = 0.0  # PyTorch divides by zero where the rise is one step long
         super().__init__(optimizer, rates, total_steps, pct_start=pct_start, cycle_momentum=cycle_momentum, **factors)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from cnn_lightning.checkpointing.safe_loading import read_checkpoint
 from cnn_lightning.errors import UsageError
 from cnn_lightning.lightning_fixes import QuickHookNames, callbacks_of, steps_of_run
 from cnn_lightning.metrics import LossAndAccuracy
-from cnn_lightning.nets.base import Network
+from cnn_lightning.nets.base import Network, check_initialized
 from cnn_lightning.optim import Cosine, OneCycle, adamw, build_optimizer
 
 # Base classes of what the settings in a checkpoint may name.
@@ -50,7 +50,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
             is faster on a CPU; compiling takes a minute or two. Checkpoints do not depend on it.
 
     Raises:
-        UsageError: ``label_smoothing`` is out of range.
+        UsageError: ``label_smoothing`` is out of range, or a lazy layer of the network has no weights yet.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class ImageClassifier(QuickHookNames):  # a LightningModule
         if not 0 <= label_smoothing < 1:
             message = f"label_smoothing is {label_smoothing}, expected at least 0 and less than 1"
             raise UsageError(message, "label_smoothing")
+        check_initialized(net)
         save_plain_hyperparameters(self, net)
         self.net = net.to(memory_format=torch.channels_last)  # PyTorch's fastest layout for convolutions
         self.optimizer = optimizer

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 OWN = """
+import torch
 from lightning.pytorch import Callback
 from torch import nn
 from cnn_lightning import Digits
@@ -20,6 +21,20 @@ class MyNet(ConvNet):
         super().__init__(in_channels, num_classes, image_size)
         self.features = nn.Sequential(nn.Conv2d(in_channels, width, 3), nn.AdaptiveAvgPool2d(4))
         self.head = nn.Linear(16 * width, num_classes)
+
+class Lazy(nn.Module):
+    def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28):
+        super().__init__()
+        self.features = nn.Sequential(nn.LazyConv2d(8, 3, stride=2), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten())
+        self.head = nn.LazyLinear(num_classes)
+
+    def forward(self, images):
+        return self.head(self.features(images))
+
+class CalledLazy(Lazy):
+    def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28):
+        super().__init__(in_channels, num_classes, image_size)
+        self(torch.zeros(1, in_channels, image_size, image_size))
 
 class Misspelt(MyNet):
     def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28):
@@ -63,14 +78,15 @@ class BadHook(Callback):
 SHORT = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--dashboard=false"]
 
 
-def test_own_network_trains():
+@pytest.mark.parametrize(("name", "settings"), [("MyNet", ["--model.net.width=4"]), ("CalledLazy", [])])
+def test_own_network_trains(name, settings):
     Path("own.py").write_text(OWN)
-    options = ["--data=Digits", "--model.net=own.MyNet", "--model.net.width=4", *SHORT]
+    options = ["--data=Digits", f"--model.net=own.{name}", *settings, *SHORT]
     command = [sys.executable, str(REPOSITORY / "scripts/fit.py"), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Training MyNet on Digits" in done.stdout
-    assert Path("logs/own.MyNet-Digits/version_0/checkpoints/best.ckpt").is_file()
+    assert f"Training {name} on Digits" in done.stdout
+    assert Path(f"logs/own.{name}-Digits/version_0/checkpoints/best.ckpt").is_file()
 
 
 @pytest.fixture
@@ -115,6 +131,7 @@ def test_mistake_is_a_traceback_that_ends_in_the_own_file(option, call):
         ("--model.net=own.MyNet --model.net.width=x", "--model.net.width x: expected int"),
         ("--model.net=nowhere.MyNet", "--model.net nowhere.MyNet: No module named 'nowhere'"),
         ("--model.net=own.MyNet --model.net.num_classes=0", "num_classes is 0, expected at least 1"),
+        ("--model.net=own.Lazy", "the lazy layers features.0, features.1, head of Lazy have no weights yet: end its"),
     ],
 )
 def test_wrong_option_of_own_code_is_one_line(option, message, call):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from cnn_lightning.errors import UsageError
 
@@ -119,6 +120,16 @@ def check_positive(**arguments: int) -> None:
     for name, value in arguments.items():
         if value < 1:
             raise UsageError(f"{name} is {value}, expected at least 1", name)
+
+
+def check_initialized(net: nn.Module) -> None:
+    """Raise a UsageError for lazy layers that have seen no image, and so have no weights yet."""
+    layers = [(name, [*layer.parameters(recurse=False), *layer.buffers(False)]) for name, layer in net.named_modules()]
+    lazy = [name for name, tensors in layers if any(map(is_lazy, tensors))]
+    if lazy:
+        call = "self(torch.zeros(1, in_channels, image_size, image_size))"
+        problem = f"the lazy layers {', '.join(lazy)} of {type(net).__name__} have no weights yet"
+        raise UsageError(f"{problem}: end its __init__ with {call}")
 
 
 def dropout_layer(dropout: float, kind: type[nn.Module] = nn.Dropout) -> list[nn.Module]:

@@ -108,6 +108,7 @@ def test_invalid_spaces_are_one_line(mapping, message):
         (["a: 0 1", "a: 0 2"], "a: the option is there twice"),
         (["net: {A: {d: 0 1, d: 0 2}}"], "d: the option is there twice"),
         (["a: [1"], "'a: [1' is not valid YAML"),
+        (["a: &x {b: *x}"], "'a: &x {b: *x}' is not valid YAML: maximum recursion depth exceeded"),
         (["a"], "got 'a', expected OPTION: VALUES"),
         ([""], "got '', expected OPTION: VALUES"),
         ([], "got {} as a search space"),

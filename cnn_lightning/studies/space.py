@@ -148,7 +148,7 @@ def merge(texts: Iterable[str]) -> dict[Any, Any]:
         try:
             _check_keys(yaml.compose(text, yaml.SafeLoader))
             part = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:  # an alias may contain itself
             raise ValueError(f"{text!r} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(part, Mapping):
             raise ValueError(f"got {text!r}, expected OPTION: VALUES")

@@ -124,8 +124,11 @@ def check_positive(**arguments: int) -> None:
 
 def check_initialized(net: nn.Module) -> None:
     """Raise a UsageError for lazy layers that have seen no image, and so have no weights yet."""
-    layers = [(name, [*layer.parameters(recurse=False), *layer.buffers(False)]) for name, layer in net.named_modules()]
-    lazy = [name for name, tensors in layers if any(map(is_lazy, tensors))]
+    lazy = [
+        name
+        for name, layer in net.named_modules()
+        if any(map(is_lazy, [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]))
+    ]
     if lazy:
         call = "self(torch.zeros(1, in_channels, image_size, image_size))"
         problem = f"the lazy layers {', '.join(lazy)} of {type(net).__name__} have no weights yet"

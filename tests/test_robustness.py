@@ -2,6 +2,7 @@
 
 import csv
 import json
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import binary_auroc, binary_roc
 
 from cnn_lightning import MLP, Digits
+from cnn_lightning.cli import report_facts
 from cnn_lightning.cli import robustness as command
 from cnn_lightning.cli.evaluate import evaluate
 from cnn_lightning.data.scale_shift import scale_and_shift
@@ -177,7 +179,18 @@ def test_border_is_added_after_the_change(digits, few_corruptions, tiny_root, ca
     assert "MNIST is not used" not in output.replace("FashionMNIST", "")  # digits as well
 
 
-def test_two_runs_of_the_command_are_equal_and_figures_follow_from_the_files(train, few_corruptions, tmp_path, capsys):
+class Noon(datetime):
+    """A clock that stands still: a report names the minute of its test."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 11, 30, 12)
+
+
+def test_two_runs_of_the_command_are_equal_and_figures_follow_from_the_files(
+    train, few_corruptions, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(report_facts, "datetime", Noon)
     run = train("--data=Digits", "--model.net=MLP")
     checkpoint, reports = str(run / "checkpoints/best.ckpt"), [tmp_path / "a", tmp_path / "b"]
     for report in reports:
@@ -189,6 +202,7 @@ def test_two_runs_of_the_command_are_equal_and_figures_follow_from_the_files(tra
     with Image.open(reports[0] / "corruptions.png") as picture:
         assert picture.width == 704
 
+    assert json.loads(first["figures.json"])["facts"]["tested"] == "2026-11-30 12:00"
     (figures,) = json.loads(first["figures.json"])["robustness"].values()
     table = rows(reports[0] / "corruptions.csv")
     assert [(row["corruption"], row["strength"]) for row in table] == [

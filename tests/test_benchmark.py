@@ -63,7 +63,7 @@ class TestArticleLoops:
         assert pixel.shape == (1, 28, 28)
         assert pixel[0, 3, 4].item() == pytest.approx((0.2 - mean) / std)
         assert (article.mean_std is None) == (network in ("SigmoidCNN", "DropoutCNN", "TwoLayerCNN"))
-        assert (network in ARTICLES) == (network not in ("FastCNN", "DeepCNN"))
+        assert (network in ARTICLES) == (network not in ("FastCNN", "VGGCNN"))
 
     @pytest.mark.parametrize(("network", "steps"), [("SigmoidCNN", 2_400), ("LeNetCNN", 937), ("WideCNN", 300)])
     def test_batches_of_an_epoch(self, script, tmp_path, network, steps):

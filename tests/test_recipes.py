@@ -17,7 +17,7 @@ HARDWARE = r"(one core|\d+ cores) of an \w+ \w+"
 
 def test_every_article_and_record_has_one():
     nets = {network(yaml.safe_load(path.read_text())) for path in RECIPES}
-    assert nets >= {"SigmoidCNN", "WideCNN", "DropoutCNN", "LeNetCNN", "TwoLayerCNN", "FastCNN", "DeepCNN"}
+    assert nets >= {"SigmoidCNN", "WideCNN", "DropoutCNN", "LeNetCNN", "TwoLayerCNN", "FastCNN", "VGGCNN"}
     records = {path.stem for path in RECIPES if path.stem.startswith(RECORDS)}
     assert records >= {"record_mnist", "record_fashion_mnist", "record_fashion_mnist_gpu", "tiny_mnist", "small_mnist"}
 

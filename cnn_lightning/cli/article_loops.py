@@ -4,7 +4,7 @@ All read single images from a DataLoader without worker processes, apply ReLU be
 They differ in what happens to an image, and in what they compute in a step besides. Articles 002 to 004 show no code of
 their loops, but say what they plot. What happens once an epoch, or every 500 iterations as in article 003, is left out.
 
-FastCNN and DeepCNN are in no article: they get the loop of PyTorch's MNIST example, with ToTensor and Normalize.
+FastCNN and VGGCNN are in no article: they get the loop of PyTorch's MNIST example, with ToTensor and Normalize.
 """
 
 from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@
 Three ways to train a network, each with the batch size and the optimizer of the network's recipe:
 
     article   as the network's article does (cli/article_loops.py): a DataLoader that turns each image into a tensor, in
-              articles 001 and 003 a normalised one, a plain loop, fp32. FastCNN and DeepCNN have no article: theirs is
+              articles 001 and 003 a normalised one, a plain loop, fp32. FastCNN and VGGCNN have no article: theirs is
               the loop of PyTorch's MNIST example, which normalises
     loop      the fastest plain loop that we can write, as a limit: nothing is measured, shown or saved
     fit       scripts/fit.py: progress bar, TensorBoard, training accuracy, checkpoints
@@ -63,7 +63,7 @@ from cnn_lightning.errors import UsageError
 RECIPES = {
     "SigmoidCNN": "sigmoid_fashion_mnist", "WideCNN": "wide_mnist", "DropoutCNN": "dropout_mnist",
     "LeNetCNN": "lenet_mnist", "TwoLayerCNN": "two_layer_fashion_mnist", "FastCNN": "fast_mnist",
-    "DeepCNN": "fast_fashion_mnist",
+    "VGGCNN": "fast_fashion_mnist",
 }  # fmt: skip
 IMAGES, STEPS = 12_000, 100  # a measurement has at least so many, without --steps
 WARM_UP = 10  # steps before each measurement
@@ -82,8 +82,8 @@ def benchmark(args: Sequence[str]) -> None:
     parser = OptionParser(__doc__)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     modes, steps = ("default", "reduce-overhead", "max-autotune"), f"default: {STEPS}, or what takes {IMAGES:,} images"
-    fast = [network for network in RECIPES if network != "DeepCNN"]
-    parser.add_argument("--networks", nargs="+", choices=RECIPES, default=fast, help="default: all but DeepCNN")
+    fast = [network for network in RECIPES if network != "VGGCNN"]
+    parser.add_argument("--networks", nargs="+", choices=RECIPES, default=fast, help="default: all but VGGCNN")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help=f"default: {device}")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of loop and fit")
     parser.add_argument("--compile_mode", choices=modes, help="of loop and fit; default: not compiled")

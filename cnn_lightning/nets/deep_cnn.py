@@ -1,4 +1,4 @@
-"""A network for 94 % on Fashion-MNIST in the shortest time."""
+"""A network of six convolutions for Fashion-MNIST."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from cnn_lightning.nets.base import ConvNet, conv_groups, side_after
 
 
 class DeepCNN(ConvNet):
-    """Six convolutions with batch normalisation, for recipe ``fast_fashion_mnist``.
+    """Six convolutions with batch normalisation.
 
     In the style of airbench (Jordan 2024, arXiv 2404.00498): pooling follows the convolution that doubles the
     channels directly, so the other layers process a quarter of the pixels. Batch normalisation and ReLU follow every

@@ -128,6 +128,7 @@ def test_class_in_a_file_is_wrong(callbacks, message, as_group, error_of):
     assert message in error_of(fit, "--trainer=wrong.yaml" if as_group else "--config=wrong.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -251,6 +252,7 @@ def test_kaggles_table_as_root(command, tiny_root, train, error_of):
     assert "--data.root kaggle/notes is a file, expected the folder of the datasets" in line
 
 
+@pytest.mark.slow
 def test_kaggles_table_as_the_docs_say(tiny_root, in_new_process):
     """The lines of docs/data.md train on a table, and make pictures of another, which are classified in order."""
     raw = tiny_root / "MNIST/raw"

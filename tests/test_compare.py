@@ -30,6 +30,7 @@ def rows(path="mine/runs.csv"):
 
 
 class TestRuns:
+    @pytest.mark.slow
     def test_every_result_is_that_of_its_run_and_nothing_is_run_twice(self, script, capsys):
         asked = ("mine", "--nets", "MLP", "NoNet", "--data", "Digits", "--seeds", "3", "--options", OPTIONS)
         with pytest.raises(SystemExit) as end:

@@ -136,6 +136,7 @@ def test_drawings():
     assert check_alike([drawing(number) for number in range(30)], PREPARATIONS)[0] > 0.9
 
 
+@pytest.mark.slow
 def test_pictures():
     digits = Digits().read(train=False)[0][:, 0].numpy()
     photos = [composed_photos.compose(number)[0].reduce(2) for number in (4, 61)]

@@ -222,6 +222,7 @@ class TestSeveral:
         for run in runs:
             assert f"{run}/checkpoints/best.ckpt" in (report / "report.html").read_text(encoding="utf-8")
 
+    @pytest.mark.slow
     def test_each_has_its_own_settings(self, train):
         """Network, normalisation and padding are those of the checkpoint."""
         runs = [

@@ -55,6 +55,7 @@ def checkpoint(tmp_path_factory):
     return logs / "LeNetCNN-Digits/version_0/checkpoints/best.ckpt"
 
 
+@pytest.mark.slow
 def test_other_programs_get_what_pytorch_computes(checkpoint, capsys):
     export([f"--trainer.default_root_dir={checkpoint.parents[3]}", "--int8", "true"])
     folder = checkpoint.parents[1] / "export"
@@ -191,6 +192,7 @@ CHEAP = ("VGGCNN", "FastCNN", "TorchvisionNet")
 NETS = sorted({name for name, net in vars(nets).items() if isinstance(net, type)} - {"ConvNet"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in CHEAP else pytest.mark.campaign) for name in NETS]
 )

@@ -192,6 +192,7 @@ class TestSeveralCalls:
         for name, counts in handlers.items():
             assert [len(handler.filters) for handler in logging.getLogger(name).handlers] == counts
 
+    @pytest.mark.slow
     def test_are_as_processes_of_their_own_to_the_bit(self, in_new_process, tmp_path):
         settings = {**QUIET, "model.net": "LeNetCNN", "data": "Digits"}
         first = fit(settings)

@@ -100,6 +100,7 @@ class TestAutoPrecision:
         assert hardware.choose_precision("mps")[0] == "32-true"
         assert hardware.choose_precision("tpu")[0] == "32-true"
 
+    @pytest.mark.slow
     def test_trains_in_what_was_chosen_and_says_why(self, cpuinfo, train):
         def weights(*args):
             run = train(*args, "--trainer.limit_train_batches=2")
@@ -140,6 +141,7 @@ class TestAutoPrecision:
         train("--config=whole.yaml")
         assert "Precision 32-true" in train.output
 
+    @pytest.mark.slow
     def test_evaluate_and_predict_take_it(self, cpuinfo, train, capsys):
         best = train("--model.lr_schedule=null") / "checkpoints/best.ckpt"
 

@@ -266,6 +266,7 @@ def log_records(path: Path) -> Iterator[bytes]:
             record = b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "save", "logger", "batch"), quick())
 def test_resumed_runs_are_equal(equal_after, stop, save, logger, batch):
     equal_after(stop, save, logger, batch)

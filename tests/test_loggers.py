@@ -167,6 +167,7 @@ def test_csv_has_settings_curves_and_test_figures(run):
     assert steps == {"train/loss": [2, 4, 6], "val/acc": [6], "test/acc": [6]}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what MLflow calls in SQLAlchemy
 def test_mlflow_has_settings_curves_and_test_figures(run, error_of, tiny_root, monkeypatch, capsys):
     pytest.importorskip("mlflow", reason="mlflow is not installed")

@@ -97,6 +97,7 @@ def test_a_file_has_a_line_an_epoch_and_no_bar(call, picture):
         assert call(f"{command} {CPU}", NOBODY)[::2] == (141, "")
 
 
+@pytest.mark.slow
 def test_a_file_has_the_bar_that_is_asked_for(call):
     _, output, _ = call(f"{FIT} --trainer.enable_progress_bar=true")
     assert b"\rEpoch 2/2: 100%" in Path("stdout").read_bytes()
@@ -114,6 +115,7 @@ def test_a_terminal_shows_the_bar(call):
     assert "epoch 1/2" not in screen
 
 
+@pytest.mark.slow
 def test_training_stops_with_its_reader_and_is_resumed(call):
     code, _, errors = call(FIT, HEAD.replace('"head", "-n", "1"', '"sed", "/^epoch 1/q"'))
     assert (code, errors) == (141, "")
@@ -127,6 +129,7 @@ def test_training_stops_with_its_reader_and_is_resumed(call):
     assert [path.name for path in Path("logs/TwoLayerCNN-Digits").iterdir()] == ["version_0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["fit --help", "compare --help", "fit --data=Digits --print_config"])
 @pytest.mark.parametrize("both", [NOBODY, f"{NOBODY}os.dup2(1, 2)"], ids=["", "2>&1"])
 def test_texts_for_nobody(call, command, both):

@@ -53,6 +53,7 @@ def commands(section: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
+@pytest.mark.slow
 def test_pictures_in_folders(typed):
     fitted, evaluated, predicted = map(typed, commands("Pictures in folders"))
     assert "Training TwoLayerCNN on pets" in fitted

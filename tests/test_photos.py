@@ -529,6 +529,7 @@ def test_stroke_width_of_digits():
     assert images.mean() == pytest.approx(77.9, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_stroke_width_of_mnist():
     images = data.MNIST(download=False).read(train=True)[0][::20, 0].numpy()

@@ -230,6 +230,7 @@ def test_two_processes_stop_together(source, tmp_path):
     assert read_checkpoint(run / "checkpoints/last.ckpt")["epoch"] == 1  # counted from 0
 
 
+@pytest.mark.slow
 def test_optuna_is_imported_by_trials_only():
     code = "import sys, cnn_lightning, cnn_lightning.callbacks.pruning; print('optuna' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

@@ -116,6 +116,7 @@ VARIANTS = [
 MOMENTS = [(step, validating) for step in range(12) for validating in (False, True)]
 
 
+@pytest.mark.slow
 class TestDeath:
     """The process is gone at once, and the same command is typed again."""
 
@@ -214,6 +215,7 @@ class TestSignal:
 
         assert interrupt(KillAtTheEnd(), "stopped").code == 143
 
+    @pytest.mark.slow
     def test_a_closed_terminal(self, tiny_root):
         """A real one: the kernel sends SIGHUP, and whatever is printed from then on raises."""
         command = [sys.executable, str(REPOSITORY / "scripts/fit.py"), *SETTINGS, "--trainer.default_root_dir=stopped"]

@@ -187,6 +187,7 @@ class Noon(datetime):
         return cls(2026, 11, 30, 12)
 
 
+@pytest.mark.slow
 def test_two_runs_of_the_command_are_equal_and_figures_follow_from_the_files(
     train, few_corruptions, tmp_path, monkeypatch, capsys
 ):

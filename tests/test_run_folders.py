@@ -145,6 +145,7 @@ class TestReadOnly:
         assert "Resuming from copy/checkpoints/last.ckpt: epoch 1" in output
         assert re.search(r"^checkpoint +copy/checkpoints/best.ckpt$", output, re.MULTILINE)
 
+    @pytest.mark.slow
     def test_its_report_needs_another_folder(self, read_only, in_new_process):
         code, _, errors = in_new_process(READ_ONLY.format(name="evaluate"), "evaluate.py", CPU)
         assert code == 2

@@ -121,6 +121,7 @@ def test_best_trial_is_tested_once_and_its_recipe_trains_it_again(capsys):
         torch.testing.assert_close(again[layer], weight, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_grid_of_classes_with_settings_of_their_own():
     nets = "--search=model.net: {MLP: {}, LeNetCNN: {kernel_size: [3, 5], dropout: [0.1]}}"
     epochs = f"{OPTIONS} --trainer.max_epochs 1"
@@ -148,6 +149,7 @@ def test_status_trains_nothing(capsys):
     assert capsys.readouterr().out == "mine: 1 runs: 1 complete\n"
 
 
+@pytest.mark.slow
 def test_study_of_another_search_is_left_alone(capsys):
     sweep(["mine", f"{OPTIONS} --trainer.max_epochs 1", LR, "--trials=1"])
     path = Path("mine/search.yaml")
@@ -187,6 +189,7 @@ def test_stopped_search_ends_as_one_that_was_not_stopped():
             torch.testing.assert_close(weights(ours)[layer], weight, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_trial_that_fails_fails_alone(capsys):
     Path("faulty.py").write_text(OWN_NETWORKS)
     nets = "--search=model.net: [faulty.Diverges, faulty.Raises, faulty.Killed, faulty.Allocates, faulty.Good]"

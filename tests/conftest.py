@@ -2,6 +2,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: the processes of pytest share the cores
 
+import gc
 import hashlib
 import json
 import socket
@@ -19,6 +20,7 @@ from tensorboard.summary.writer import event_file_writer
 from cnn_lightning.data import MNIST, FashionMNIST
 
 REPOSITORY = Path(__file__).parents[1]
+gc.set_threshold(100_000)  # each collection visits all of PyTorch
 # TensorBoard reads event files by alphabet, and numbers those of a process; all runs of the tests are in one process.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(10_000)
 
@@ -35,13 +37,18 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def clean_repository():
     """A test that leaves files in the repository has written to a place it did not choose."""
-    before = {path for path in REPOSITORY.rglob("*") if _is_source(path)}
+    before = _sources()
     yield
-    assert {path for path in REPOSITORY.rglob("*") if _is_source(path)} == before
+    assert _sources() == before
 
 
-def _is_source(path: Path) -> bool:
-    return not any(part.startswith((".", "__pycache__")) for part in path.relative_to(REPOSITORY).parts)
+def _sources() -> set[str]:
+    """The paths in the repository, without those of tools; .venv, which is large, is not entered."""
+    sources = set()
+    for folder, folders, files in os.walk(REPOSITORY):
+        folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
+        sources |= {str(Path(folder, name)) for name in (*folders, *files) if not name.startswith(".")}
+    return sources
 
 
 @pytest.fixture(autouse=True)

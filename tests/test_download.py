@@ -46,6 +46,14 @@ def is_complete(folder):
     return {path.name for path in folder.iterdir()} >= MNIST.SHA256.keys() and not MNIST(folder.parents[1])._bad_files()
 
 
+def test_nothing_is_waited_for_where_no_server_can_be_asked_again(tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with pytest.raises(UsageError, match="no network in tests"):
+        MNIST(tmp_path / "data").prepare_data()
+    assert not any(pauses)
+
+
 class TestServer:
     def test_that_is_good(self, archives, tmp_path, monkeypatch):
         with server(archives, "good") as good:

@@ -46,6 +46,8 @@ def download(urls: Sequence[str], unpack: Callable[[bytes], bytes | None], most_
     """
     answers, pending = {}, list(urls)
     for attempt in range(ROUNDS):
+        if not pending:
+            break
         time.sleep(PAUSE if attempt else 0)
         for url in list(pending):
             try:

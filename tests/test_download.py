@@ -46,7 +46,7 @@ def is_complete(folder):
     return {path.name for path in folder.iterdir()} >= MNIST.SHA256.keys() and not MNIST(folder.parents[1])._bad_files()
 
 
-def test_nothing_is_waited_for_where_no_server_can_be_asked_again(tmp_path, monkeypatch):
+def test_no_pause_where_no_server_can_be_asked_again(tmp_path, monkeypatch):
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     with pytest.raises(UsageError, match="no network in tests"):

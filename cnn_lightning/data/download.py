@@ -46,9 +46,8 @@ def download(urls: Sequence[str], unpack: Callable[[bytes], bytes | None], most_
     """
     answers, pending = {}, list(urls)
     for attempt in range(ROUNDS):
-        if not pending:
-            break
-        time.sleep(PAUSE if attempt else 0)
+        if attempt and pending:
+            time.sleep(PAUSE)
         for url in list(pending):
             try:
                 packed = _fetch(url, most_bytes)

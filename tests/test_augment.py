@@ -8,12 +8,12 @@ from cnn_lightning.data.augment import Erase, FlipAndShift, Warp
 from cnn_lightning.data.loader import TensorLoader
 
 
-def moved(image, mirrored, top, left, shift):
-    """The slow way: one image with channels, moved on a black canvas, then cut out and mirrored."""
+def moved(image, flipped, top, left, shift):
+    """The slow way: one image with channels, moved on a black canvas, then cut out and flipped."""
     canvas = torch.zeros(image.shape[0], image.shape[1] + 2 * shift, image.shape[2] + 2 * shift, dtype=image.dtype)
     canvas[:, shift : shift + image.shape[1], shift : shift + image.shape[2]] = image
     window = canvas[:, top : top + image.shape[1], left : left + image.shape[2]]
-    return window.flip(2) if mirrored else window
+    return window.flip(2) if flipped else window
 
 
 @pytest.mark.parametrize("shape", [(50, 1, 28, 28), (50, 3, 6, 9)])

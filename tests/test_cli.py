@@ -471,7 +471,7 @@ class TestErrors:
             ),
             (
                 "--data.flip true",
-                "flip is true, expected false: mirrored images of Digits change their class: change --data.flip",
+                "flip is true, expected false: flipped images of Digits change their class: change --data.flip",
             ),
             ("--data.erase_area 0", "erase_area is 0.0, expected 0.02 to 1: change --data.erase_area"),
             ("--data.erase 2", "erase is 2.0, expected 0 to 1: change --data.erase"),

@@ -411,7 +411,7 @@ def test_impossible_settings(settings):
 
 
 def test_flip_is_refused_where_it_changes_the_class(tiny_root):
-    with pytest.raises(UsageError, match="flip is true, expected false: mirrored images of MNIST") as error:
+    with pytest.raises(UsageError, match="flip is true, expected false: flipped images of MNIST") as error:
         MNIST(tiny_root, flip=True).setup("fit")
     assert error.value.argument == "flip"
 

@@ -148,8 +148,8 @@ class TestReport:
 
 class TestTestTimeAugmentation:
     @pytest.mark.parametrize(("name", "views"), [("MNIST", 5), ("FashionMNIST", 10)])
-    def test_is_the_mean_over_moved_and_mirrored_images(self, train, tiny_root, capsys, name, views):
-        """Digits are not mirrored."""
+    def test_is_the_mean_over_moved_and_flipped_images(self, train, tiny_root, capsys, name, views):
+        """Digits are not flipped."""
         run = train(f"--data={name}", "--data.val_size=200", "--trainer.limit_train_batches=2")
         evaluate([CPU, "--tta=true"])
         output = capsys.readouterr().out

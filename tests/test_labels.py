@@ -11,18 +11,18 @@ from cnn_lightning.cli import duplicates, mistakes
 
 
 class TestDuplicates:
-    def test_nearest_is_found_mirrored_or_not(self):
+    def test_nearest_is_found_flipped_or_not(self):
         train = torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         near = train[31].clone()
         near[0, 0, 0] = near[0, 0, 0] ^ 128
         test = torch.stack([train[7], train[20].flip(2), near])
-        distance, index, mirrored = duplicates.nearest_images(test, train, flip=True)
+        distance, index, flipped = duplicates.nearest_images(test, train, flip=True)
         assert index.tolist() == [7, 20, 31]
-        assert mirrored.tolist() == [False, True, False]
+        assert flipped.tolist() == [False, True, False]
         assert distance.tolist() == pytest.approx([0, 0, 128 / 28])
-        distance, _, mirrored = duplicates.nearest_images(test, train, flip=False)
+        distance, _, flipped = duplicates.nearest_images(test, train, flip=False)
         assert distance[1] > 50
-        assert not mirrored.any()
+        assert not flipped.any()
 
     def test_counts_and_draws(self, tiny_root, monkeypatch, capsys, error_of):
         monkeypatch.setenv("CNN_LIGHTNING_DATA", str(tiny_root))

@@ -167,7 +167,7 @@ class TestValues:
         assert again.archives == module.archives
         assert (again.val_size, str(again.root)) == (0.2, str(root))
 
-    def test_a_mirrored_character_is_another(self, name, root):
+    def test_a_flipped_character_is_another(self, name, root):
         with pytest.raises(UsageError, match="flip is true, expected false"):
             module_of(name, root, flip=True).setup("fit")
 

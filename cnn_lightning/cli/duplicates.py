@@ -4,7 +4,7 @@
     python scripts/duplicates.py --data MNIST --picture pairs.png
 
 Finds for every test image the training image with the smallest root mean square of the pixel differences (RMS, pixels
-from 0 to 255), for clothing also mirrored. A network that memorises the training image classifies its near-duplicate
+from 0 to 255), for clothing also flipped. A network that memorises the training image classifies its near-duplicate
 correctly without generalising, and misclassifies it where the two have different labels.
 """
 
@@ -36,18 +36,18 @@ def duplicates(args: Sequence[str]) -> None:
         raise UsageError(f"--picture {picture}: expected a new file that ends in .png, in an existing folder")
     data.prepare_data()
     (train, train_labels), (test, test_labels) = data.read(train=True), data.read(train=False)
-    distance, nearest, mirrored = nearest_images(test, train, data.can_flip)
+    distance, nearest, flipped = nearest_images(test, train, data.can_flip)
     same = train_labels[nearest] == test_labels
     print(f"{options.data}: {len(test):,} test images and the training image that is nearest to each\n")
-    print("| RMS difference at most | test images | mirrored among them | with another label |")
+    print("| RMS difference at most | test images | flipped among them | with another label |")
     print("| ---: | ---: | ---: | ---: |")
     for limit in LIMITS:
         near = distance <= limit
-        print(f"| {limit} | {near.sum():,} | {(near & mirrored).sum():,} | {(near & ~same).sum():,} |")
+        print(f"| {limit} | {near.sum():,} | {(near & flipped).sum():,} | {(near & ~same).sum():,} |")
     if picture:
         order = torch.where(distance > 0, distance, torch.inf).argsort()[:SHOWN]
         found = train[nearest[order]]
-        found = torch.where(mirrored[order, None, None, None], found.flip(3), found)
+        found = torch.where(flipped[order, None, None, None], found.flip(3), found)
         captions = []
         for index in order.tolist():
             captions += [f"test {index}", f"RMS {distance[index]:.1f}{'' if same[index] else ', other label'}"]
@@ -61,11 +61,11 @@ def nearest_images(test: Tensor, train: Tensor, flip: bool) -> tuple[Tensor, Ten
     Args:
         test: (N, C, H, W) uint8.
         train: (M, C, H, W) uint8.
-        flip: Whether to compare with the mirrored training images as well.
+        flip: Whether to compare with the flipped training images as well.
 
     Returns:
         (N,) float32 exact root mean square of the pixel differences, (N,) int64 index of the training image, and (N,)
-        bool whether it is mirrored. The choice of the nearest is exact to 0.1.
+        bool whether it is flipped. The choice of the nearest is exact to 0.1.
     """
     both = torch.cat([train, train.flip(3)] if flip else [train]).flatten(1).float()
     squares = both.square().sum(1)

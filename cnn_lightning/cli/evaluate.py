@@ -62,7 +62,7 @@ class EvaluateCLI(TestedCLI):
             type=bool,
             default=False,
             help="Test-time augmentation: average the probabilities over the image shifted by a pixel in each "
-            "direction and, except for digits, over the mirrored ones.",
+            "direction and, except for digits, over the flipped ones.",
         )
 
     def test_on(self, images: Tensor, labels: Tensor | None = None) -> Evaluation:
@@ -195,7 +195,7 @@ def _run_name(cli: EvaluateCLI) -> str:
 
 
 def _mean_of_views(cli: EvaluateCLI, evaluation: Evaluation) -> Evaluation:
-    """Average the probabilities over an image, the image shifted by a pixel in each direction, and all mirrored."""
+    """Average the probabilities over an image, the image shifted by a pixel in each direction, and all flipped."""
     images, _ = cli.datamodule.part("test")
     starts = [
         (1, 1),
@@ -204,9 +204,9 @@ def _mean_of_views(cli: EvaluateCLI, evaluation: Evaluation) -> Evaluation:
         (1, 0),
         (1, 2),
     ]  # in an image with a pixel added on every side
-    mirrored = (0, 1) if getattr(cli.datamodule, "can_flip", False) else (0,)
+    flips = (0, 1) if getattr(cli.datamodule, "can_flip", False) else (0,)
     change = FlipAndShift(flip=True, shift=1)
-    draws = [torch.tensor((flip, *start)) for flip in mirrored for start in starts]
+    draws = [torch.tensor((flip, *start)) for flip in flips for start in starts]
     views = [evaluation, *(cli.test_on(change(images, draw.expand(len(images), 3))) for draw in draws[1:])]
     mean = Evaluation.ensemble(views)
     _print_evaluation(
@@ -239,7 +239,7 @@ def _write_report(
         print_rank_zero(f"The report has no misclassified images, because {MISSING.format(name_of(data))}: {TO_ADD}")
     facts = facts_of_checkpoint(cli.checkpoint, cli.checkpoint_path, run)
     if cli.config.tta:
-        facts["probabilities"] = "means over an image, the same shifted by a pixel and, except for digits, mirrored"
+        facts["probabilities"] = "means over an image, the same shifted by a pixel and, except for digits, flipped"
     net, scalars = cli.model.net.eval(), plots.read_scalars(run) if run else None
     figures = write_robustness(folder, data, robust) if robust else None
     return report.write_report(

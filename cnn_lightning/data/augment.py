@@ -15,23 +15,23 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate, pad
 
 @dataclass(frozen=True)
 class FlipAndShift:
-    """Mirrors half of the images left to right and shifts each of them; pixels shifted in are black."""
+    """Flips half of the images left to right and shifts each of them; pixels shifted in are black."""
 
-    flip: bool  # whether to mirror
+    flip: bool  # whether to flip
     shift: int  # largest shift in pixels, up, down, left and right
 
     def draw(self, size: int, rng: np.random.Generator) -> Tensor:
-        """Draw (size, 3) int64: mirrored or not, first row and first column of the window."""
-        mirrored = rng.integers(0, 1 + self.flip, (size, 1))
+        """Draw (size, 3) int64: flipped or not, first row and first column of the window."""
+        flipped = rng.integers(0, 1 + self.flip, (size, 1))
         starts = rng.integers(0, 1 + 2 * self.shift, (size, 2))
-        return torch.from_numpy(np.concatenate([mirrored, starts], axis=1))
+        return torch.from_numpy(np.concatenate([flipped, starts], axis=1))
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Apply (B, 3) drawn numbers to (B, C, H, W) images. Keeps shape and dtype."""
         batch, channels, height, width = (torch.arange(size, device=images.device) for size in images.shape)
-        mirrored, top, left = draws.T[..., None]
+        flipped, top, left = draws.T[..., None]
         rows, columns = top + height, left + width
-        columns = torch.where(mirrored.bool(), columns.flip(1), columns)
+        columns = torch.where(flipped.bool(), columns.flip(1), columns)
         index = batch[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None]
         return pad(images, [self.shift] * 4)[index]
 

@@ -39,7 +39,7 @@ class ImageDataModule(LightningDataModule, ABC):
             of the training images.
         std: Divides the pixels after that. Defaults to that of the training images. Mean 0 and std 1 keep [0, 1].
         drop_last: Skip the last training batch of an epoch if it is not full.
-        flip: Randomly mirror half of the training images left to right. Not for digits.
+        flip: Randomly flip half of the training images left to right. Not for digits.
         shift: Randomly shift training images by up to this many pixels in each direction, filling with black.
         rotate: Randomly rotate training images by up to this many degrees in each direction.
         scale: Randomly scale training images by up to this share of their size.
@@ -57,7 +57,7 @@ class ImageDataModule(LightningDataModule, ABC):
     class_names: Sequence[str]  # by label
     in_channels: int = 1
     SIDE: int = 28  # of an image as it is read, in pixels; image_size includes ``pad``
-    can_flip: ClassVar[bool] = False  # whether a mirrored image keeps its class
+    can_flip: ClassVar[bool] = False  # whether a flipped image keeps its class
     # Of the pixels of the training images, in [0, 1]; None: ``setup`` measures them, without the validation images.
     MEAN: ClassVar[Figure | None] = None
     STD: ClassVar[Figure | None] = None
@@ -163,7 +163,7 @@ class ImageDataModule(LightningDataModule, ABC):
         is_measured = self.mean is not None and self.std is not None
         if "train" not in self._parts and (stage != "test" or not is_measured):
             if self.flip and not self.can_flip:
-                message = f"flip is true, expected false: mirrored images of {type(self).__name__} change their class"
+                message = f"flip is true, expected false: flipped images of {type(self).__name__} change their class"
                 raise UsageError(message, "flip")
             images, labels = self._checked_read(train=True)
             parts = {

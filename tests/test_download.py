@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from torchvision import datasets
@@ -95,6 +96,14 @@ class TestServer:
             MNIST(tmp_path / "data").prepare_data()
         assert is_complete(tmp_path / "data/MNIST/raw")
         assert time.monotonic() - began < 10
+
+    def test_that_answers_like_another_shares_its_answer(self, archives, tmp_path, monkeypatch):
+        with server(archives, "404") as first, server(archives, "403") as other, server(archives, "404") as second:
+            ask(monkeypatch, first, other, second)
+            with pytest.raises(UsageError) as error:
+                MNIST(tmp_path / "data").prepare_data()
+        names = [urlsplit(each.url).netloc for each in (first, second, other)]
+        assert "({}, {}: 404 Not Found; {}: 403 Forbidden)".format(*names) in str(error.value)
 
     def test_whose_trouble_passes(self, archives, tmp_path, monkeypatch):
         with server(archives, "503", "cut", "html", "good") as moody:

@@ -58,7 +58,10 @@ def download(urls: Sequence[str], unpack: Callable[[bytes], bytes | None], most_
                 answers[url] = str(error)
                 if error.is_final:
                     pending.remove(url)
-    raise DownloadError("; ".join(f"{urlsplit(url).netloc}: {answer}" for url, answer in answers.items()))
+    servers: dict[str, list[str]] = {}  # by answer: without a network, all give the same
+    for url, answer in answers.items():
+        servers.setdefault(answer, []).append(urlsplit(url).netloc)
+    raise DownloadError("; ".join(f"{', '.join(names)}: {answer}" for answer, names in servers.items()))
 
 
 def _fetch(url: str, most_bytes: int) -> bytes:

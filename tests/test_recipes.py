@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY, scalars
 RECIPES = sorted((REPOSITORY / "cnn_lightning/recipes").rglob("*.yaml"))
 RECORDS = ("fast", "record", "tiny", "small")  # all other recipes are those of an article
 ONE_SEED = r"test accuracy \d\d\.\d\d %, seed \d, [\d.]+ (minutes|s of training) on"
-SEEDS = r"test accuracy \d\d\.\d\d ± \d\.\d\d %, seeds \d to \d, [\d.]+( ± [\d.]+)? (minutes|s of training) each on"
+SEEDS = r"test accuracy \d\d\.\d\d ± \d\.\d\d %, seeds \d to \d+, [\d.]+( ± [\d.]+)? (minutes|s of training) each on"
 HARDWARE = r"(one core|\d+ cores) of an \w+ \w+"
 
 

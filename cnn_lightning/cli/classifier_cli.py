@@ -119,7 +119,7 @@ class ClassifierCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse so that each class that is named has its own defaults, or those of the checkpoint to start from."""
+        """Parse so that each class that is named uses its own defaults, or those of the checkpoint to start from."""
         assert isinstance(parser, StepwiseParser)
         self.config = parse(parser, self.args, CLASS_DEFAULTS, self._checkpoint_settings)
         seed, optimizer = self.config.seed_everything, self.config.model.optimizer

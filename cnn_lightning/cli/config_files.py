@@ -75,7 +75,7 @@ def parse(
     classes: Mapping[str, Any],
     checkpoint: Callable[[Namespace], Mapping[str, Any]],
 ) -> Namespace:
-    """Parse arguments so that a class that is named has its own defaults; print the result where it is asked for.
+    """Parse arguments so that a class that is named uses its own defaults; print the result where it is asked for.
 
     Args:
         parser: A parser whose defaults are those of all runs.

@@ -1,4 +1,4 @@
-"""``--print_config``: print all settings as a file that ``--config`` gives back."""
+"""``--print_config``: print all settings as a file that ``--config`` reads."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence

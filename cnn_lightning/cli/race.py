@@ -1,7 +1,7 @@
 """The race of ``scripts/benchmark.py``: seconds to 99 % on MNIST, against PyTorch's official example.
 
 The rules, which docs/speed.md explains: time runs from before the first batch to after the last optimizer step, all
-hooks of Lightning included. Data is in memory, and one step on noise was taken before. The weights after the last step
+hooks of Lightning included. Data is in memory, and one step on noise comes before. The weights after the last step
 are tested. A record needs a mean of 99 % or more over at least 30 seeds.
 """
 

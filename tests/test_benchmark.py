@@ -14,6 +14,7 @@ from torch import nn
 from cnn_lightning.cli import article_loops, folder_benchmark, neighbours, race
 from cnn_lightning.cli import benchmark as benchmark_module
 from cnn_lightning.cli.article_loops import ARTICLES, article_of
+from cnn_lightning.data import MNIST
 from cnn_lightning.nets import DropoutCNN, WideCNN
 from tests.conftest import REPOSITORY
 
@@ -68,12 +69,14 @@ class TestArticleLoops:
     @pytest.mark.parametrize(("network", "steps"), [("SigmoidCNN", 2_400), ("LeNetCNN", 937), ("WideCNN", 300)])
     def test_batches_of_an_epoch(self, script, tmp_path, network, steps):
         """Article 000 splits 48,000 images off, 003 drops the last batch, all others have each image."""
-        script.write_random_images(tmp_path)
         options = Namespace(device="cpu", precision="32-true", compile_mode=None, steps=1)
-        run = script.Run(network, options, str(tmp_path))
-        batches, _ = article_loops.article_loop(run.model, run.datamodule, "cpu")
+        right = MNIST.SHA256
+        with script.random_images(tmp_path):
+            run = script.Run(network, options, str(tmp_path))
+            batches, _ = article_loops.article_loop(run.model, run.datamodule, "cpu")
         assert len(batches) == steps
         assert len(next(batches)[1]) == run.batch_size
+        assert right is MNIST.SHA256, "the next command knows the real images again"
 
     def test_step_is_that_of_sgd(self):
         """One step on a network with one weight that counts."""
@@ -193,6 +196,7 @@ def test_network_of_the_official_example():
         (["--race", "--neighbours", "1"], "--neighbours does not go with --race"),
         (["--neighbours", "1", "--networks", "WideCNN"], "--networks does not go with --neighbours"),
         (["--image_folder", "pets", "--steps", "3"], "--steps does not go with --image_folder"),
+        (["--image_folder", "nosuch"], "with val and test next to train: change --image_folder"),
         (["--neighbours", "0"], "argument --neighbours: 0, expected at least 1"),
         (["--output", "there.json"], "there.json exists and would be overwritten: change --output"),
         (["--output", "there.json/new.json"], "cannot write to there.json (File exists): change --output"),

@@ -10,6 +10,7 @@ import yaml
 
 from cnn_lightning.cli import compare as compare_module
 from cnn_lightning.cli.grid import grid_cells, read_grid
+from cnn_lightning.cli.sweep import sweep
 from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting.tables import COLUMNS
 from cnn_lightning.studies.storage import StudySource
@@ -112,6 +113,15 @@ class TestRuns:
         assert min(loss for _, loss in curves["val/loss"]) < curves["val/loss"][-1][1]
         assert Path("mine/table.md").read_text().startswith("| Digits, last epoch, variant |")
 
+    def test_last_epoch_without_a_validation_has_the_validation_before(self, script):
+        options = f"{OPTIONS} --trainer.max_epochs 3 --trainer.check_val_every_n_epoch 2 --test last"
+        script.compare(["mine", "--nets", "MLP", "--data", "Digits", "--seeds", "0", "--options", options])
+        (row,) = rows()
+        (run,) = Path("logs/compare").glob("MLP-*/*/version_0")
+        ((_, accuracy),) = scalars(run)["val/acc"]
+        assert row["epoch"] == "3"
+        assert float(row["val_acc"]) == pytest.approx(accuracy, abs=1e-6)
+
     @pytest.mark.slow
     def test_resumes_where_it_was_stopped(self, script, capsys):
         """With the result of a comparison that nothing stopped."""
@@ -209,6 +219,8 @@ class TestGrid:
             ("variants: {a: --x}\nseeds: 3", "expected different numbers as seeds"),
             ("variants: {a: --x}\nseeds: [0, 0]", "expected different numbers as seeds"),
             ("variants: {a: --x}\ndata: MNIST", "expected different names as data"),
+            ("variants: {}", "expected variants, with names and options"),
+            ("variants: {a: --x, a: --y}\ndata: [M]", "mine/grid.yaml: a is given twice, in line 1 again"),
         ],
     )
     def test_mistakes_are_said_in_one_line(self, script, error_of, grid, message):
@@ -225,13 +237,33 @@ class TestGrid:
         assert Path("mine/grid.yaml").read_text().startswith("# mine\n")
         new = ("new", "--nets", "MLP", "--data", "MNIST")
         assert "expected different numbers" in error_of(script.compare, *new, "--seeds", "1", "1")
-        assert not Path("new/grid.yaml").exists()
+        assert not Path("new").exists()
+        assert "nothing to compare" in error_of(script.compare, "typo", "--status")
+        assert not Path("typo").exists()
+
+    def test_the_default_seeds_may_be_named(self):
+        Path("grid.yaml").write_text("variants: {a: --x}\ndata: [M]\n")
+        assert len(read_grid(Path("grid.yaml"), {"seeds": [0, 1, 2]})) == 3
+        with pytest.raises(UsageError, match="has other seeds"):
+            read_grid(Path("grid.yaml"), {"seeds": [0, 1]})
+
+    def test_one_study_has_one_folder_of_runs_and_one_command(self, script, error_of):
+        """Where two commands look for locks in different folders, each takes the other's trials for dead."""
+        asked = ("mine", "--nets", "MLP", "--data", "Digits", "--status")
+        script.compare([*asked, "--logs", "logs/a"])
+        script.compare([*asked, "--logs", str(Path("logs/a").absolute())])
+        message = error_of(script.compare, *asked, "--logs", "logs/b")
+        assert "the study mine began with --logs logs/a: give the same, or name another --study" in message
+        script.compare([*asked, "--logs", "logs/b", "--study", "other"])
+        search = ("--search", "model.optimizer.lr: log 1e-4 1e-1", "--metric", "val/acc")
+        message = error_of(sweep, "mine", *search, "--status")
+        assert "the study mine is of compare.py: name another --study" in message
 
     def test_other_mistakes(self, script, error_of):
         assert "argument --jobs: 0, expected at least 1" in error_of(script.compare, "mine", "--jobs", "0")
         assert "--help" in error_of(script.compare, "mine", "--net", "MLP")
         Path("file").touch()
-        assert "cannot write to file" in error_of(script.compare, "file", "--nets", "MLP")
+        assert "cannot write to file" in error_of(script.compare, "file", "--nets", "MLP", "--data", "MNIST")
         Path("mine").mkdir()
         asked = ("--nets", "MLP", "--data", "MNIST")
         names = ",".join(COLUMNS)

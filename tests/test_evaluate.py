@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from cnn_lightning import MLP, MNIST, FashionMNIST, ImageClassifier
 from cnn_lightning.cli.evaluate import evaluate
+from cnn_lightning.cli.fit import fit
 from tests.conftest import scalars
 
 FILES = {
@@ -54,6 +55,16 @@ class TestReport:
         assert f"({shown['correct']}/{shown['total']})" in output
         assert f"loss        {shown['loss']:.4f}" in output
         assert f"report      {report}/report.html" in output
+
+    def test_a_file_of_print_config_names_no_checkpoint(self, train, capsys):
+        """It has ckpt_path: null, which is that of fit."""
+        run = train()
+        with pytest.raises(SystemExit):
+            fit([CPU, "--data=MNIST", "--print_config"])
+        Path("my.yaml").write_text(capsys.readouterr().out)
+        assert "\nckpt_path: null\n" in Path("my.yaml").read_text()
+        evaluate([CPU, "--config=my.yaml"])
+        assert f"Test of {run}/checkpoints/best.ckpt" in capsys.readouterr().out
 
     def test_probabilities_are_those_of_the_network(self, train, tiny_root):
         run = train()

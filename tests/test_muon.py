@@ -111,6 +111,8 @@ def test_runs_the_closure_and_returns_the_loss():
         ("momentum", 1.0, "0 or more and less than 1"),
         ("momentum", -0.1, "0 or more"),
         ("newton_schulz_steps", 0, "1 or more"),
+        ("adamw_lr", -1.0, "0 or more"),
+        ("adamw_lr", float("nan"), "0 or more"),
     ],
 )
 def test_invalid_arguments_are_usage_errors(name, value, expected):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from cnn_lightning.studies.space import GRID_LIMIT, Space, to_words
+from cnn_lightning.studies.space import GRID_LIMIT, Space, merge, to_words
 
 SEARCH = """
 model.optimizer.lr: log 1e-4 1e-1
@@ -21,6 +21,10 @@ model.optimizer:
   SGD:
 model.width: log 8 512
 """
+
+
+def parse(*texts):
+    return Space.read(merge(texts))
 
 
 def options_of(space):
@@ -40,6 +44,7 @@ def distribution(values):
         ("-1. 1", FloatDistribution(-1, 1)),
         ("1 1e2", FloatDistribution(1, 100)),
         ("8 64", IntDistribution(8, 64)),
+        (f"0 1{'0' * 400}", IntDistribution(0, 10**400)),  # more than a float holds
         (" log  8 512 ", IntDistribution(8, 512, log=True)),
         ([64, "a", 0.5, True, None], CategoricalDistribution([64, "a", 0.5, True, None])),
         (["1e-4", "1e-3"], CategoricalDistribution([1e-4, 1e-3])),  # text in YAML 1.1
@@ -54,7 +59,7 @@ def test_forms(values, expected):
 def test_yaml_and_lines_are_the_same_space():
     mapping = yaml.safe_load(SEARCH)
     lines = [yaml.safe_dump({option: mapping[option]}, sort_keys=False) for option in mapping]
-    assert Space.parse(SEARCH) == Space.parse(*lines) == Space.read(mapping)
+    assert parse(SEARCH) == parse(*lines) == Space.read(mapping)
     assert distribution(yaml.safe_load("[1e-4, 1.0e-3]")).choices == (1e-4, 1e-3)
 
 
@@ -116,13 +121,13 @@ def test_invalid_spaces_are_one_line(mapping, message):
 )
 def test_invalid_texts_are_one_line(texts, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011, the message is compared below
-        Space.parse(*texts)
+        parse(*texts)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
 def test_suggestions_have_the_settings_of_the_choice_alone():
-    space = Space.parse(SEARCH)
+    space = parse(SEARCH)
     settings_of = {"LeNetCNN": {"kernel_size", "dropout"}, "DropoutCNN": {"dropout"}, "TwoLayerCNN": set()}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     seen = set()
@@ -148,9 +153,9 @@ def test_suggestions_have_the_settings_of_the_choice_alone():
 
 
 def test_probes_are_few_and_cover_everything():
-    probes = Space.parse(SEARCH).probes()
+    probes = parse(SEARCH).probes()
     assert len(probes) == 5  # as many as the networks have values: 2 + 2 + 1
-    values = {option: {probe.get(option, "absent") for probe in probes} for option in options_of(Space.parse(SEARCH))}
+    values = {option: {probe.get(option, "absent") for probe in probes} for option in options_of(parse(SEARCH))}
     assert values["model.optimizer.lr"] == {1e-4, 0.1}
     assert values["data.batch_size"] == {64, 128, 256}
     assert values["model.net"] == {"LeNetCNN", "DropoutCNN", "TwoLayerCNN"}
@@ -163,7 +168,7 @@ def test_probes_are_few_and_cover_everything():
 
 
 def test_grid_has_all_combinations_once_and_optuna_takes_them():
-    space = Space.parse("net: {A: {k: [3, 5], d: 1 3}, B: {}}", "size: [16, null]")
+    space = parse("net: {A: {k: [3, 5], d: 1 3}, B: {}}", "size: [16, null]")
     grid = space.grid()
     assert len(grid) == len({tuple(sorted(row.items(), key=str)) for row in grid}) == (2 * 3 + 1) * 2
     study = optuna.create_study()
@@ -178,10 +183,10 @@ def test_grid_has_all_combinations_once_and_optuna_takes_them():
 
 def test_impossible_grids():
     with pytest.raises(ValueError, match=r"net\.A\.d: got a range of floats, expected choices"):
-        Space.parse("net: {A: {d: 0 0.5}}").grid()
+        parse("net: {A: {d: 0 0.5}}").grid()
     with pytest.raises(ValueError, match=r"b: got a grid of more than 10,000 combinations"):
-        Space.parse("a: 1 100", "b: 1 1000000000").grid()
-    assert len(Space.parse(f"a: 1 {GRID_LIMIT}").grid()) == GRID_LIMIT
+        parse("a: 1 100", "b: 1 1000000000").grid()
+    assert len(parse(f"a: 1 {GRID_LIMIT}").grid()) == GRID_LIMIT
 
 
 def test_words():

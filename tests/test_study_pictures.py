@@ -12,9 +12,12 @@ from PIL import Image
 from cnn_lightning.studies import pictures
 from cnn_lightning.studies.pictures import write_pictures
 from cnn_lightning.studies.samplers import seeded
-from cnn_lightning.studies.space import Space
+from cnn_lightning.studies.space import Space, merge
 
-SPACE = Space.parse("""
+SPACE = Space.read(
+    merge(
+        [
+            """
 model.net:
   LeNetCNN: {kernel_size: [3, 5], dropout: 0 0.5}
   DropoutCNN: {dropout: 0.1 0.6}
@@ -22,7 +25,10 @@ model.optimizer.lr: log 1e-4 1e-1
 data.batch_size: log 16 512
 model.schedule: [null, OneCycle]
 seed: [0]
-""")
+"""
+        ]
+    )
+)
 PICTURES = {"history.png", "importance.png", "parallel.png"}
 
 

@@ -1,8 +1,9 @@
 """The training loops of the five articles, for ``scripts/benchmark.py``.
 
-All read single images from a DataLoader without worker processes, apply ReLU before max-pooling, and train in float32.
-They differ in what happens to an image, and in what they compute in a step besides. Articles 002 to 004 show no code of
-their loops, but say what they plot. What happens once an epoch, or every 500 iterations as in article 003, is left out.
+All read single images from a DataLoader without worker processes, and train in float32; those of the articles apply
+ReLU before max-pooling. They differ in what happens to an image, and in what they compute in a step besides. Articles
+002 to 004 show no code of their loops, but say what they plot. What happens once an epoch, or every 500 iterations as
+in article 003, is left out.
 
 FastCNN and VGGCNN are in no article: they get the loop of PyTorch's MNIST example, with ToTensor and Normalize.
 """

@@ -40,7 +40,7 @@ from cnn_lightning import ImageClassifier
 from cnn_lightning.checkpointing.safe_loading import read_run_checkpoint
 from cnn_lightning.checkpointing.settings import epoch_of
 from cnn_lightning.cli.exit_codes import OptionParser, command
-from cnn_lightning.cli.grid import Cell, digest_of, read_grid
+from cnn_lightning.cli.grid import Cell, digest_of, read_grid, save_grid
 from cnn_lightning.cli.run_folders import make_folder, newest_tested
 from cnn_lightning.cli.studies import (
     add_study_options,
@@ -78,12 +78,14 @@ def compare(args: Sequence[str]) -> None:
     options = parser.parse_args(args)
     recipes = {name: f"--config cnn_lightning/recipes/{name}.yaml" for name in options.recipes}
     variants = {net: f"--model.net {net}" for net in options.nets} | recipes
-    asked = {"variants": variants, "data": options.data, "seeds": options.seeds, "options": options.options}
+    settings = {"variants": variants, "data": options.data, "seeds": options.seeds, "options": options.options}
+    asked = {name: value for name, value in settings.items() if value}
+    cells = read_grid(options.folder / "grid.yaml", asked)
     for folder, option in ((options.folder, "the folder"), (options.logs, "--logs")):
         make_folder(folder, option)
-    cells = read_grid(options.folder / "grid.yaml", {name: value for name, value in asked.items() if value})
+    save_grid(options.folder / "grid.yaml", asked)
     grid = Grid(study_source(options, options.folder, "maximize"), options.logs, options.folder, cells, options.jobs)
-    study = open_study(grid.source)
+    study = open_study(grid.source, "compare.py", grid.logs)
     if options.status:
         print_status(study, grid.names)
         return
@@ -208,7 +210,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         "weights": parameters,
         "test_acc": round(curves["test/acc"][-1][1], 6),
         "test_loss": round(curves["test/loss"][-1][1], 6),
-        "val_acc": round(dict(curves["val/acc"])[checkpoint["global_step"]], 6),
+        "val_acc": round(plots.value_at(curves["val/acc"], checkpoint["global_step"]), 6),
         "epoch": epoch_of(checkpoint),
         "seconds": round(total, 1),
         "images_per_second": round(sum(speeds[epoch] * seconds[epoch] for epoch in seconds) / total),

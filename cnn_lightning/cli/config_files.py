@@ -213,10 +213,11 @@ def _is_file(value: str) -> bool:
     return False
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is given twice, because YAML would silently keep the last one."""
+class UniqueKeys(yaml.SafeLoader):
+    """Raises a UsageError for a key that is given twice: YAML would silently keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping of different keys."""
         keys = [key.value for key, _ in node.value]
         for number, (key, _) in enumerate(node.value):
             if key.value in keys[:number] and key.value != "<<":
@@ -226,7 +227,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _check_config_file(path: str) -> None:
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}") from error
     except UsageError as error:

@@ -12,7 +12,7 @@ from cnn_lightning.cli.calibrating import ensure_calibration
 from cnn_lightning.cli.exit_codes import command
 from cnn_lightning.cli.run_folders import make_folder
 from cnn_lightning.cli.terminal import device_name, relative_path
-from cnn_lightning.cli.tested_cli import TestedCLI
+from cnn_lightning.cli.tested_cli import TestedCLI, named_checkpoints
 from cnn_lightning.data.scale_shift import scale_and_shift
 from cnn_lightning.errors import UsageError
 from cnn_lightning.export.deployed import Deployed
@@ -63,7 +63,7 @@ def export(args: Sequence[str]) -> None:
         args: Command-line arguments. Defaults to those of this process.
     """
     cli = ExportCLI(args)
-    if len(cli.config.get("ckpt_path", [])) > 1:
+    if len(named_checkpoints(cli.config)) > 1:
         raise UsageError("several checkpoints are named: name one, each export has a folder of its own")
     _check_packages()
     folder = cli.new_output("export")

@@ -1,6 +1,5 @@
 """``scripts/fit.py``: train a network, keep its best and its last checkpoint, and test one of them."""
 
-import re
 import shlex
 import signal
 import sys
@@ -139,7 +138,7 @@ def train(cli: FitCLI) -> None:
             reason = str(error).splitlines()[0]
             raise UsageError(f"torch.compile fails ({reason}): leave out --model.compile_mode") from error
         for message, advice in _LATE_ERRORS.items():
-            if re.search(message, str(error)):
+            if message in str(error):
                 raise UsageError(f"{error}{advice}") from error
         raise
 

@@ -17,6 +17,7 @@ from torchvision import datasets, transforms
 
 from cnn_lightning.classifier import ImageClassifier
 from cnn_lightning.data import ImageFolder
+from cnn_lightning.errors import UsageError
 from cnn_lightning.nets import TwoLayerCNN
 
 BATCH_SIZE, IMAGE_SIZE = 64, 64
@@ -57,9 +58,12 @@ def folder_benchmark(root: str, repetitions: int) -> dict[str, Any]:
 def read(root: str, cache: str | None) -> tuple[ImageFolder, float]:
     """Read all pictures; return the data module and the seconds."""
     start = time.perf_counter()
-    data = ImageFolder(root, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE, skip_damaged=True, cache=cache)
-    data.setup("fit")
-    data.setup("test")
+    try:
+        data = ImageFolder(root, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE, skip_damaged=True, cache=cache)
+        data.setup("fit")
+        data.setup("test")
+    except UsageError as error:  # it names arguments of ImageFolder
+        raise UsageError(f"{error}: change --image_folder") from error
     return data, time.perf_counter() - start
 
 

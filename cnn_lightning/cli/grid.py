@@ -12,9 +12,12 @@ from typing import Any
 import yaml
 
 from cnn_lightning.checkpointing.files import write_file
+from cnn_lightning.cli.config_files import UniqueKeys
 from cnn_lightning.cli.exit_codes import with_home
 from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting.tables import Key
+
+DEFAULTS = {"seeds": [0, 1, 2]}
 
 
 @dataclass(frozen=True)
@@ -54,33 +57,40 @@ class Cell:
 
 
 def read_grid(path: Path, asked: Mapping[str, Any]) -> list[Cell]:
-    """Read all runs of a grid from a file; if it does not exist, it is written from what was asked for."""
+    """Return all runs of the grid of a file; if it does not exist, of what was asked for."""
     if not path.exists() and "variants" not in asked:
         raise UsageError(f"nothing to compare: name --nets or --recipes, or write {path} (see --help)")
     try:
-        grid = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else asked
+        grid = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys) if path.exists() else asked
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid YAML: {error}") from error
     cells = grid_cells(grid, path)
-    if other := [name for name, value in asked.items() if value != grid.get(name)]:
+    if other := [name for name, value in asked.items() if value != grid.get(name, DEFAULTS.get(name))]:
         raise UsageError(f"{path} has other {', '.join(other)}: change it there, or name another folder")
-    if not path.exists():
-        write_file(path, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True, width=1000).encode())
     return cells
+
+
+def save_grid(path: Path, asked: Mapping[str, Any]) -> None:
+    """Write grid.yaml from what was asked for, if it does not exist."""
+    if not path.exists():
+        write_file(path, yaml.safe_dump(dict(asked), sort_keys=False, allow_unicode=True, width=1000).encode())
 
 
 def grid_cells(grid: Any, path: Path) -> list[Cell]:
     """Return all runs of a grid, seed by seed, so that every variant has a result early."""
     keys = ("variants", "data", "seeds", "options")
-    if not isinstance(grid, dict) or not {*grid} <= {*keys} or not isinstance(grid.get("variants"), dict):
+    variants = grid.get("variants") if isinstance(grid, dict) and {*grid} <= {*keys} else None
+    if not variants or not isinstance(variants, dict):
         raise UsageError(f"{path}: expected variants, with names and options, and no keys except {', '.join(keys)}")
-    seeds, datasets = grid.get("seeds", [0, 1, 2]), grid.get("data", [""])
+    seeds, datasets = grid.get("seeds", DEFAULTS["seeds"]), grid.get("data", [""])
     kinds = {"numbers as seeds, like [0, 1, 2]": (int, seeds), "names as data, like [MNIST, Digits]": (str, datasets)}
     for expected, (kind, values) in kinds.items():
         if not (isinstance(values, list) and {*map(type, values)} == {kind} and len({*values}) == len(values)):
             raise UsageError(f"{path}: expected different {expected}")
     cells = []
-    for seed, data, (name, own) in product(seeds, datasets, grid["variants"].items()):
+    for seed, data, (name, own) in product(seeds, datasets, variants.items()):
         where, recipe = f"{path}: {name}{data and f' for {data}'}", None
         words = split_options(own.get(data) if isinstance(own, dict) else own, where)
         if words[:1] == ["--config"] and len(words) > 1:

@@ -29,6 +29,7 @@ from cnn_lightning.cli.fit_cli import FitCLI
 from cnn_lightning.cli.terminal import processor_name
 from cnn_lightning.data import MNIST
 from cnn_lightning.lightning_fixes import callbacks_of
+from cnn_lightning.optim.build import build_optimizer
 
 GOAL = 0.99
 SEEDS = 30
@@ -94,7 +95,7 @@ def _warm_up(trainer: Trainer, model: ImageClassifier) -> None:
     """Take a step on noise with a copy of the network, so that PyTorch has chosen and loaded what it computes with."""
     net = copy.deepcopy(model.net)
     loader: Any = trainer.train_dataloader
-    optimizer = model.optimizer(net.parameters())
+    optimizer = build_optimizer(model.optimizer, net.parameters())
     state = torch.random.get_rng_state()
     images = torch.rand(loader.batch_size, *loader.images.shape[1:], device=model.device)
     with trainer.precision_plugin.train_step_context():
@@ -142,12 +143,12 @@ def official_example(root: Path, device: str) -> Iterator[dict[str, float]]:
     seconds = 0.0
     while True:
         net.train()
-        start = time.perf_counter()
+        start = now(device)
         for images, labels in train_loader:
             optimizer.zero_grad()
             cross_entropy(net(images.to(device)), labels.to(device)).backward()
             optimizer.step()
-        seconds += time.perf_counter() - start
+        seconds += now(device) - start
         schedule.step()
         net.eval()
         with torch.no_grad():

@@ -5,6 +5,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Search:
     pruner: str
     seed: int
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of trials."""
         return len(self.space.grid()) if self.sampler == "grid" else self.trials

@@ -1,11 +1,12 @@
 """What ``compare.py`` and ``sweep.py`` share: the options of a study, and its state in the terminal."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from optuna import Study
 from optuna.trial import TrialState
@@ -14,8 +15,6 @@ from cnn_lightning.cli.exit_codes import at_least_one
 from cnn_lightning.errors import UsageError
 from cnn_lightning.studies.storage import StudySource, trials_of
 from cnn_lightning.studies.trials import WORKER, Tasks, counting, error_of, tasks_of
-
-GRACE = "grace"  # attribute of a study
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
@@ -41,19 +40,32 @@ def study_source(options: argparse.Namespace, folder: Path, direction: Literal["
     return StudySource(storage, options.study or folder.absolute().name, direction, options.grace)
 
 
-def open_study(source: StudySource) -> Study:
+def open_study(source: StudySource, program: str, logs: Path) -> Study:
     """Open a study for a command.
 
+    Args:
+        source: The study.
+        program: Name of the command, as "compare.py".
+        logs: Folder of the runs.
+
     Raises:
-        UsageError: It cannot be opened, or other commands count a worker as dead after another time.
+        UsageError: It cannot be opened, or began with another command, folder or time after which a worker counts as
+            dead.
     """
     try:
         study = source.open(seconds=0)
     except ValueError as error:
         raise UsageError(f"{error}: change --storage or --study") from error
-    if (grace := study.user_attrs.get(GRACE, source.grace)) != source.grace:
-        raise UsageError(f"the study {source.name} began with --grace {grace}: give the same, or name another --study")
-    study.set_user_attr(GRACE, source.grace)
+    folder = Path(source.storage).parent
+    settings: dict[str, Any] = {"program": program, "grace": source.grace}
+    if not source.is_database:  # the locks that tell which trials are alive lie in it
+        settings["logs"] = os.path.relpath(logs, folder)  # the whole may be moved
+    for name, value in settings.items():
+        if (first := study.user_attrs.get(name, value)) != value:
+            first = os.path.normpath(folder / first) if name == "logs" else first
+            began = f"is of {first}: " if name == "program" else f"began with --{name} {first}: give the same, or "
+            raise UsageError(f"the study {source.name} {began}name another --study")
+        study.set_user_attr(name, value)
     return study
 
 

@@ -55,7 +55,7 @@ from cnn_lightning.cli.studies import (
 from cnn_lightning.cli.trial_process import Work
 from cnn_lightning.cli.workers import work_on
 from cnn_lightning.errors import UsageError
-from cnn_lightning.reporting.plots import read_scalars
+from cnn_lightning.reporting.plots import read_scalars, value_at
 from cnn_lightning.studies.pictures import write_pictures
 from cnn_lightning.studies.samplers import seeded
 from cnn_lightning.studies.space import to_words
@@ -88,11 +88,11 @@ def sweep(args: Sequence[str]) -> None:
     source = study_source(options, options.folder, "minimize" if search.metric == "val/loss" else "maximize")
     work = Sweep(source, options.folder / "runs" / (options.study or ""), options.folder, search)
     if options.status:
-        print_status(open_study(source), work.names)
+        print_status(open_study(source, "sweep.py", work.logs), work.names)
         return
     search.check()
     search.save()
-    study = open_study(source)
+    study = open_study(source, "sweep.py", work.logs)
     work.enqueue_missing(study)
     done = sum(trial.state.is_finished() for trial in work.trials(study))
     print(f"{len(work.names)} trials, {done} of them done; results in {options.folder}", flush=True)
@@ -164,7 +164,7 @@ class Sweep(Work):
         curves = read_scalars(path.parents[1])
         if self.search.metric not in curves:
             raise UsageError(f"{folder} has no {self.search.metric}: keep curves enabled")
-        value = dict(curves[self.search.metric])[step]
+        value = value_at(curves[self.search.metric], step)
         config = (path.parents[1] / "config.yaml").read_text(encoding="utf-8")
         return value, {CHECKPOINT: str(path.absolute()), CONFIG: config}
 

@@ -54,13 +54,14 @@ class TestedCLI(TrainedCLI):
 
     def named_checkpoint(self, config: Any) -> str | None:
         """Return the one with the number of this CLI."""
-        return paths[self.index] if (paths := config.get("ckpt_path")) else None
+        paths = named_checkpoints(config)
+        return paths[self.index] if paths else None
 
     @classmethod
     def for_each(cls, args: Sequence[str]) -> list[Any]:
         """Build one for each checkpoint that the arguments name; one if they name none."""
         first = cls(args)
-        return [first, *(cls(args, index) for index in range(1, len(first.config.get("ckpt_path", []))))]
+        return [first, *(cls(args, index) for index in range(1, len(named_checkpoints(first.config))))]
 
     def evaluation(self) -> Evaluation:
         """Return what the last test gave."""
@@ -105,3 +106,8 @@ class TestedCLI(TrainedCLI):
             print(f"warning: {consequence}: {error}", file=sys.stderr)
             return False
         return True
+
+
+def named_checkpoints(config: Any) -> Sequence[str]:
+    """Return the checkpoints that are named; in a file of ``fit.py --print_config`` that is null."""
+    return config.get("ckpt_path") or []

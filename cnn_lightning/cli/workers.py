@@ -123,7 +123,8 @@ class _Watch:
         return self._call(lambda: self._study.get_trials(deepcopy=False))
 
     def _tasks(self) -> Tasks:
-        return {key: trials for key, trials in tasks_of(self._trials()).items() if key in self._work.names}
+        names = self._work.names
+        return {key: trials for key, trials in tasks_of(self._trials()).items() if key in names}
 
     def _call(self, call: Callable[[], Result]) -> Result:
         """Read or write the study; after it was away, others first need time to send a heartbeat."""

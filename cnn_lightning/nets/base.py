@@ -99,11 +99,18 @@ def linear_block(in_features: int, out_features: int, dropout: float = 0.0) -> l
 def conv_groups(
     in_channels: int, groups: Sequence[Sequence[int]], momentum: float = 0.1, separable: bool = False
 ) -> list[nn.Module]:
-    """Groups of 3×3 convolutions with batch normalisation and ReLU, and 2×2 max-pooling between the groups."""
+    """Groups of 3×3 convolutions with batch normalisation and ReLU, and 2×2 max-pooling between the groups.
+
+    Args:
+        in_channels: Channels of the image.
+        groups: For each group, the output channels of its convolutions.
+        momentum: Of batch normalisation.
+        separable: Replace all convolutions but the first by depthwise separable ones.
+    """
     layers: list[nn.Module] = []
     for number, group in enumerate(groups, start=1):
         for position, channels in enumerate(group, start=1):
-            if separable and layers:  # of one channel there is nothing to separate
+            if separable and layers:  # the first sees the image, whose few channels are not worth it
                 layers.append(nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False))
                 layers.append(nn.Conv2d(in_channels, channels, kernel_size=1, bias=False))
             else:

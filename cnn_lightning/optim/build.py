@@ -29,7 +29,7 @@ def build_optimizer(
     try:
         optimizer = constructor(parameters)
     except UsageError as error:
-        raise UsageError(error, f"optimizer.{error.argument}") from error
+        raise UsageError(error, f"optimizer.{error.argument}" if error.argument else "optimizer") from error
     except ValueError as error:
         raise UsageError(error, "optimizer") from error
     for group in optimizer.param_groups:

@@ -29,7 +29,8 @@ class ConvMuon(AdamW):
         betas: Decay of AdamW's running means of the gradient and the squared gradient.
 
     Raises:
-        ValueError: An argument is out of range.
+        UsageError: An argument is out of range.
+        ValueError: One that AdamW checks is.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class ConvMuon(AdamW):
             raise UsageError(f"momentum is {momentum}, expected 0 or more and less than 1", "momentum")
         if newton_schulz_steps < 1:
             raise UsageError(f"newton_schulz_steps is {newton_schulz_steps}, expected 1 or more", "newton_schulz_steps")
+        if not adamw_lr >= 0:  # PyTorch checks lr only
+            raise UsageError(f"adamw_lr is {adamw_lr}, expected 0 or more", "adamw_lr")
         kernels: list[Parameter] = []
         others: list[Parameter] = []
         for param in params:

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
+from cnn_lightning.errors import UsageError
 from cnn_lightning.reporting.evaluation import BINS, Evaluation
 from cnn_lightning.reporting.palette import AMBER, BLUE, GREEN, GREY, ORANGE, PINK, SKY
 
@@ -52,6 +53,18 @@ def read_scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     for tag in sorted(events.Tags()["scalars"], key=lambda tag: tag not in RENAMED):  # the former names first
         points[RENAMED.get(tag, tag)] += events.Scalars(tag)
     return {tag: _latest(points[tag]) for tag in points}
+
+
+def value_at(points: Points, step: int) -> float:
+    """Return the value of a curve at a step, or its last one before, where not every epoch is validated.
+
+    Raises:
+        UsageError: There is none.
+    """
+    values = [value for at, value in points if at <= step]
+    if not values:
+        raise UsageError(f"nothing was validated until step {step}: change --trainer.check_val_every_n_epoch")
+    return values[-1]
 
 
 def curves(scalars: Mapping[str, Points], path: Path) -> None:

@@ -69,15 +69,6 @@ class Space:
     parameters: Sequence[Parameter]
 
     @classmethod
-    def parse(cls, *texts: str) -> "Space":
-        """Read a search space from YAML texts that complement each other.
-
-        Raises:
-            ValueError: A text is not valid YAML, or the search space is invalid.
-        """
-        return cls.read(merge(texts))
-
-    @classmethod
     def read(cls, mapping: Any) -> "Space":
         """Read a search space from a mapping of options to values, as YAML gives it.
 
@@ -245,7 +236,7 @@ def _number(text: str) -> int | float | None:
     if not match:
         return None
     number = float(text) if "." in text or match[2] else int(text)
-    return number if math.isfinite(number) else None
+    return number if isinstance(number, int) or math.isfinite(number) else None
 
 
 def _check_keys(node: yaml.Node | None) -> None:

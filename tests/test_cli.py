@@ -447,7 +447,8 @@ class TestErrors:
             ("--trainer.default_root_dir file/logs --data Digits", "cannot write to file/logs"),
             (
                 "--data MNIST",
-                "MNIST is not on disk and was not downloaded (ossci-datasets.s3.amazonaws.com: no network in tests; ",
+                "MNIST is not on disk and was not downloaded (ossci-datasets.s3.amazonaws.com, yann.lecun.com, "
+                "storage.googleapis.com, github.com: no network in tests), expected train-images-idx3-ubyte",
             ),
             (
                 "--data MNIST --data.root file",

@@ -56,11 +56,11 @@ class TestReport:
         assert f"loss        {shown['loss']:.4f}" in output
         assert f"report      {report}/report.html" in output
 
-    def test_a_file_of_print_config_names_no_checkpoint(self, train, capsys):
+    def test_a_file_of_print_config_names_no_checkpoint(self, train, tiny_root, capsys):
         """It has ckpt_path: null, which is that of fit."""
         run = train()
         with pytest.raises(SystemExit):
-            fit([CPU, "--data=MNIST", "--print_config"])
+            fit([CPU, "--data=MNIST", f"--data.root={tiny_root}", "--print_config"])
         Path("my.yaml").write_text(capsys.readouterr().out)
         assert "\nckpt_path: null\n" in Path("my.yaml").read_text()
         evaluate([CPU, "--config=my.yaml"])

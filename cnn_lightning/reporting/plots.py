@@ -59,7 +59,7 @@ def value_at(points: Points, step: int) -> float:
     """Return the value of a curve at a step, or its last one before, where not every epoch is validated.
 
     Raises:
-        UsageError: There is none.
+        UsageError: Nothing was validated until then.
     """
     values = [value for at, value in points if at <= step]
     if not values:
